@@ -1,0 +1,41 @@
+"""The errors that a user can act on.
+
+Each says what was looked at, what was expected, what was found, and what to do next. The command line
+prints them without a traceback; a notebook shows the same sentence as the last line of its traceback.
+"""
+
+from __future__ import annotations
+
+
+class ShopMetricsError(Exception):
+    """Base of every error raised on purpose by this project.
+
+    Args:
+        problem: the object and what is wrong with it, as one sentence.
+        hint: what to do next, as one sentence or a command. Shown on its own line.
+    """
+
+    def __init__(self, problem: str, hint: str = "") -> None:
+        self.problem = problem
+        self.hint = hint
+        super().__init__(f"{problem}\n  -> {hint}" if hint else problem)
+
+
+class SettingsError(ShopMetricsError):
+    """A setting is unknown or has a value that cannot be used."""
+
+
+class EngineError(ShopMetricsError):
+    """The Spark engine, its Java or its jars are missing, broken or unreachable."""
+
+
+class SourceError(ShopMetricsError):
+    """A source file does not hold what its table needs."""
+
+
+class SecretError(ShopMetricsError):
+    """A secret is missing, or kept where others could read it."""
+
+
+class CourseError(ShopMetricsError):
+    """A day of the course failed, or ended without having done its work."""

@@ -1,0 +1,125 @@
+"""Configuration: one typed object, filled from ``SHOPMETRICS_*`` variables, the same in every process.
+
+Precedence: an argument, then the environment, then ``.env`` in the checkout, then the default below.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated
+
+from dotenv import dotenv_values
+from platformdirs import user_cache_path
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.errors import SettingsError
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+"""The directory that holds ``notebooks/``, ``lessons/`` and ``shared/``."""
+
+PREFIX = "SHOPMETRICS_"
+
+
+class Settings(BaseSettings):
+    """Every setting of the project. Each is read from ``SHOPMETRICS_<NAME>``.
+
+    Example:
+        ``SHOPMETRICS_HOME=/tmp/lake SHOPMETRICS_SERVER_MEMORY=3g shopmetrics up``
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=CHECKOUT / ".env", extra="ignore", frozen=True, env_ignore_empty=True
+    )
+
+    home: Path = Field(CHECKOUT / "data", description="everything a run makes: raw files, tables, logs")
+    cache_dir: Path = Field(
+        user_cache_path("shopmetrics", appauthor=False), description="jars and the engine's start-up cache"
+    )
+    java_home: Path | None = Field(None, description="the JDK to use instead of the pinned one (17 or newer)")
+    server_memory: Annotated[str, Field(pattern=r"^[1-9]\d*[mg]$")] = Field(
+        "1g", description="heap of the Spark server, for example 1g or 3072m"
+    )
+    server_cores: int = Field(
+        0, ge=0, description="cores the Spark server may use; 0 means all that this process may use"
+    )
+    spark_port: int = Field(0, ge=0, le=65535, description="port of the Spark server; 0 picks a free one")
+    start_timeout: float = Field(90.0, gt=0, description="seconds to wait for the Spark server to answer")
+    startup_cache: bool = Field(True, description="use the engine's start-up cache")
+    catalog: str = Field("shopmetrics_ecommerce", description="Unity Catalog name, used on Databricks only")
+    secret_scope: str = Field("shopmetrics", description="Databricks secret scope")
+    seed: int = Field(42, ge=0, description="seed of every random stream")
+    scale: float = Field(1.0, gt=0, description="1 is 10,000 customers, 1,000 products, 100,000 orders")
+    defects: float = Field(0.01, ge=0, le=0.2, description="share of rows with an injected defect")
+
+    @field_validator("home", "cache_dir", "java_home")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        # A notebook's working directory is not the shell's; a relative path would name two places.
+        if value is None:
+            return None
+        value = value.expanduser()
+        return value if value.is_absolute() else (CHECKOUT / value).resolve()
+
+    # Where things are inside the home. Nothing else in the project spells these names.
+    @property
+    def raw(self) -> Path:
+        """The landing volume: ``<table>/<batch date>/*.csv`` and ``manifest.json``."""
+        return self.home / "raw"
+
+    @property
+    def lakehouse(self) -> Path:
+        """Delta tables as plain directories: ``<schema>/<table>``."""
+        return self.home / "lakehouse"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Progress of streaming queries, one directory each."""
+        return self.home / "checkpoints"
+
+    @property
+    def run(self) -> Path:
+        """Ports, tokens and logs of running servers; readable by the owner only."""
+        return self.home / "run"
+
+    @property
+    def lineage(self) -> Path:
+        """OpenLineage events written by the engine, one JSON document a line."""
+        return self.home / "lineage"
+
+
+def _unknown(names: set[str]) -> list[str]:
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    lines = []
+    for name in sorted(names - known):
+        close = difflib.get_close_matches(name, known, n=1)
+        lines.append(f"{name} is not a setting" + (f", did you mean {close[0]}?" if close else ""))
+    return lines
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """Return the settings of this process, read once.
+
+    Raises:
+        SettingsError: naming every unknown ``SHOPMETRICS_*`` variable and every value out of range at once.
+    """
+    written = {k for k in dotenv_values(CHECKOUT / ".env") if k.startswith(PREFIX)}
+    problems = _unknown({k for k in os.environ if k.startswith(PREFIX)} | written)
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        problems += [
+            f"{PREFIX}{'.'.join(str(p) for p in e['loc']).upper()}={e.get('input')!r}: {e['msg']}"
+            for e in error.errors()
+        ]
+        settings = None  # type: ignore[assignment]
+    if problems:
+        raise SettingsError(
+            "Settings cannot be used:\n  - " + "\n  - ".join(problems),
+            "shopmetrics settings lists every setting, its value and what it means",
+        )
+    return settings
