@@ -114,14 +114,14 @@ BOXES: tuple[Box, ...] = (
     Box(
         name="bronze",
         title="Bronze",
-        days="days 4–5",
+        days="day 4",
         first_day=4,
         x=BRONZE_X,
         y=BATCH_Y,
         width=LAYER_WIDTH,
         height=BATCH_HEIGHT,
         columns=(Column(("customers_raw", "products_raw", "orders_raw"), "as delivered"),),
-        says="Bronze, days 4 and 5, keeps them as delivered.",
+        says="Bronze, day 4, keeps them as delivered.",
         layer="bronze",
     ),
     Box(

@@ -74,8 +74,8 @@ def test_exactly_the_box_of_the_day_is_lit(name: str) -> None:
 def test_every_day_of_the_course_has_a_box() -> None:
     days: set[int] = set()
     for box in build.BOXES:
-        for first, last in re.findall(r"(\d+)–(\d+)", box.days):
-            days |= set(range(int(first), int(last) + 1))
+        for first, last in re.findall(r"(\d+)(?:–(\d+))?", box.days):
+            days |= set(range(int(first), int(last or first) + 1))
         assert box.first_day == int(re.findall(r"\d+", box.days)[0])
     assert days == set(range(1, 31))
 
