@@ -29,6 +29,10 @@ class EngineError(ShopMetricsError):
     """The Spark engine, its Java or its jars are missing, broken or unreachable."""
 
 
+class CatalogError(ShopMetricsError):
+    """A table or schema is not there, or its name is not one."""
+
+
 class SourceError(ShopMetricsError):
     """A source file does not hold what its table needs."""
 

@@ -1,0 +1,178 @@
+"""Names: the schemas of the lakehouse, where their tables are kept, and what is in them.
+
+Two-part names (``bronze.orders_raw``) are the same everywhere. On Databricks the catalog is set once per session and
+the landing zone is the volume ``bronze.raw_data``; locally a table is the plain Delta directory
+``lakehouse/<schema>/<table>``, which DuckDB and delta-rs can read too.
+"""
+
+from __future__ import annotations
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shared.errors import CatalogError
+from shared.runtime.spark import on_databricks
+from shared.settings import Settings, get_settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+SCHEMAS = {
+    "bronze": "As delivered: every row of every file, with where it came from. Append-only.",
+    "silver": "Cleaned and historised: dimensions, facts, and a quarantine for what broke a rule.",
+    "gold": "Aggregates that the business reads.",
+    "ops": "Control tables, run logs and quality results of the pipeline itself.",
+}
+"""The schemas and their comments, in the order in which data passes through them."""
+
+VOLUME = "bronze.raw_data"
+"""The landing volume."""
+
+
+@dataclass(frozen=True)
+class TableState:
+    """One table at one moment: its full name, its newest Delta version and its row count."""
+
+    table: str
+    version: int
+    rows: int
+
+
+def create_schemas(spark: SparkSession, settings: Settings | None = None) -> None:
+    """Make sure that every schema exists, with its comment; on Databricks the landing volume too."""
+    settings = settings or get_settings()
+    for name, comment in SCHEMAS.items():
+        location = "" if on_databricks() else f" LOCATION '{(settings.lakehouse / name).as_uri()}'"
+        spark.sql(f"CREATE SCHEMA IF NOT EXISTS {name} COMMENT {_literal(comment)}{location}")
+    if on_databricks():
+        spark.sql(f"CREATE VOLUME IF NOT EXISTS {VOLUME}")
+
+
+def volume_path(settings: Settings | None = None) -> str:
+    """Return the path of the landing volume: ``<volume>/<table>/<batch date>/*.csv``."""
+    settings = settings or get_settings()
+    if on_databricks():
+        return f"/Volumes/{settings.catalog}/{VOLUME.replace('.', '/')}"
+    return str(settings.raw)
+
+
+def register_tables(spark: SparkSession, settings: Settings | None = None) -> list[str]:
+    """Enter every Delta directory of this home into the engine's catalog; return the names.
+
+    The engine's catalog lives in memory, because that starts seconds sooner than a Hive metastore. The directories are
+    the truth, so a home that was copied or moved needs no repair.
+    """
+    settings = settings or get_settings()
+    create_schemas(spark, settings)
+    found = sorted(log.parent for log in settings.lakehouse.glob("*/*/_delta_log") if log.is_dir())
+
+    def register(directory: Path) -> str:
+        name = f"{directory.parent.name}.`{directory.name}`"
+        spark.sql(f"CREATE TABLE IF NOT EXISTS {name} USING delta LOCATION '{directory.as_uri()}'")
+        return f"{directory.parent.name}.{directory.name}"
+
+    known = [directory for directory in found if directory.parent.name in SCHEMAS]
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        return list(pool.map(register, known))
+
+
+def tables(spark: SparkSession, schemas: tuple[str, ...] = tuple(SCHEMAS)) -> list[str]:
+    """Return the full names of all tables in these schemas, sorted."""
+    names = []
+    for schema in schemas:
+        rows = spark.sql(f"SHOW TABLES IN {schema}").collect()
+        names += sorted(f"{schema}.{row.tableName}" for row in rows if not row.isTemporary)
+    return names
+
+
+def table_exists(spark: SparkSession, table: str) -> bool:
+    """Whether the catalog knows this table."""
+    return bool(spark.catalog.tableExists(table))
+
+
+def version(spark: SparkSession, table: str) -> int:
+    """Return the newest Delta version of a table.
+
+    Raises:
+        CatalogError: if there is no such table.
+    """
+    return int(_history(spark, table, limit=1)[0].version)
+
+
+def state(spark: SparkSession, names: list[str] | None = None) -> list[TableState]:
+    """Return version and row count of these tables, or of all."""
+    return [TableState(table, version(spark, table), spark.table(table).count()) for table in names or tables(spark)]
+
+
+def describe(spark: SparkSession, table: str) -> DataFrame:
+    """Return the columns of a table as a DataFrame ``column, type, nullable, comment``, in table order.
+
+    Raises:
+        CatalogError: if there is no such table.
+
+    Example:
+        >>> catalog.describe(spark, "bronze.orders_raw").show(truncate=False)
+    """
+    _require(spark, table)
+    rows = [
+        (field.name, field.dataType.simpleString(), field.nullable, field.metadata.get("comment", ""))
+        for field in spark.table(table).schema.fields
+    ]
+    return spark.createDataFrame(rows, "column STRING, type STRING, nullable BOOLEAN, comment STRING")
+
+
+def history(spark: SparkSession, table: str) -> DataFrame:
+    """Return a table's versions as a DataFrame ``version, operation, rows_written``, oldest first.
+
+    Only what is the same on every machine: no timestamps, no ids.
+
+    Raises:
+        CatalogError: if there is no such table.
+    """
+    rows = [
+        (int(row.version), row.operation, int(row.operationMetrics.get("numOutputRows", 0)))
+        for row in reversed(_history(spark, table))
+    ]
+    return spark.createDataFrame(rows, "version LONG, operation STRING, rows_written LONG")
+
+
+def table_path(table: str, settings: Settings | None = None) -> Path:
+    """Return the local Delta directory of a table.
+
+    Raises:
+        CatalogError: if the name is not ``schema.table`` with one of the known schemas.
+    """
+    schema, _, name = table.partition(".")
+    if schema not in SCHEMAS or not name or "/" in name or name.startswith("."):
+        raise CatalogError(
+            f"{table!r} is not the name of a table here: expected <schema>.<table> with a schema of {', '.join(SCHEMAS)}."
+        )
+    return (settings or get_settings()).lakehouse / schema / name
+
+
+def drop_table(spark: SparkSession, table: str, settings: Settings | None = None) -> None:
+    """Remove a table: its name, and locally its files too, which ``DROP TABLE`` leaves if an earlier engine made it."""
+    directory = None if on_databricks() else table_path(table, settings)
+    spark.sql(f"DROP TABLE IF EXISTS {table}")
+    if directory and directory.exists():
+        shutil.rmtree(directory)
+
+
+def _history(spark: SparkSession, table: str, limit: int | None = None) -> list:  # type: ignore[type-arg]
+    _require(spark, table)
+    return spark.sql(f"DESCRIBE HISTORY {table}" + (f" LIMIT {limit}" if limit else "")).collect()
+
+
+def _require(spark: SparkSession, table: str) -> None:
+    if not table_exists(spark, table):
+        raise CatalogError(
+            f"There is no table {table}. Tables here: {', '.join(tables(spark)) or 'none'}.",
+            "run the day that makes it: docs/implementation-plan.md says which",
+        )
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -1,0 +1,192 @@
+"""Fetch the engine's extra jars once, and know for ever after that they are the right ones.
+
+``jars.toml`` lists every jar by coordinates and sha256. What is missing from the cache directory is resolved by
+Ivy, the resolver that pyspark ships; nothing is taken into the cache before its content matches the list.
+A normal start only compares checksums and works with the network off.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import ssl
+import subprocess
+import tempfile
+import tomllib
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from xml.sax.saxutils import quoteattr
+
+from filelock import FileLock
+
+from shared.errors import EngineError
+from shared.runtime.java import Java, find_java
+from shared.settings import Settings, get_settings
+
+RESOLVE_TIMEOUT = 900
+"""Seconds that resolving may take; 60 MB over a slow line."""
+
+
+@dataclass(frozen=True)
+class Jar:
+    """One jar: Maven coordinates, the sha256 of its content and its size in bytes."""
+
+    organisation: str
+    name: str
+    version: str
+    sha256: str
+    bytes: int
+
+    @property
+    def filename(self) -> str:
+        """The file's name in the cache directory."""
+        return f"{self.name}-{self.version}.jar"
+
+
+def listed_jars() -> list[Jar]:
+    """Return the committed list of jars."""
+    text = (Path(__file__).parent / "jars.toml").read_text()
+    return [Jar(**entry) for entry in tomllib.loads(text)["jar"]]
+
+
+def pyspark_jars() -> Path:
+    """Return the directory of the jars inside the installed pyspark, whatever ``SPARK_HOME`` says."""
+    import pyspark
+
+    return Path(pyspark.__file__).parent / "jars"
+
+
+def is_intact(path: Path, jar: Jar) -> bool:
+    """Whether this file holds exactly the listed content."""
+    if not path.is_file() or path.stat().st_size != jar.bytes:
+        return False
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == jar.sha256
+
+
+def ensure_jars(settings: Settings | None = None) -> list[Path]:
+    """Return the paths of all listed jars, fetching those that are missing or damaged.
+
+    Raises:
+        EngineError: naming the jars that could not be had, why, and what to do.
+    """
+    settings = settings or get_settings()
+    directory = settings.cache_dir / "jars"
+    jars = listed_jars()
+    if any(not is_intact(directory / jar.filename, jar) for jar in jars):
+        directory.mkdir(parents=True, exist_ok=True)
+        with FileLock(directory / ".lock"):
+            wanted = [jar for jar in jars if not is_intact(directory / jar.filename, jar)]
+            if wanted:
+                _fetch(wanted, directory, find_java(settings))
+    return [directory / jar.filename for jar in jars]
+
+
+def _fetch(wanted: list[Jar], directory: Path, java: Java) -> None:
+    damaged = [jar.filename for jar in wanted if (directory / jar.filename).exists()]
+    names = ", ".join(jar.filename for jar in wanted)
+    what = f"{names} ({'damaged: ' + ', '.join(damaged) if damaged else 'missing'})"
+    with tempfile.TemporaryDirectory(dir=directory, prefix=".resolve-") as scratch_name:
+        scratch = Path(scratch_name)
+        log = _run_ivy(wanted, scratch, java, what)
+        for jar in wanted:
+            arrived = scratch / "jars" / jar.filename
+            if not arrived.is_file():
+                raise EngineError(f"The jar {jar.filename} could not be resolved.\n{_cause(log)}", _advice(java))
+            if not is_intact(arrived, jar):
+                raise EngineError(
+                    f"The jar {jar.filename} that the resolver brought is not the listed one: expected "
+                    f"{jar.bytes} bytes with sha256 {jar.sha256}, found {arrived.stat().st_size} bytes. "
+                    "It was not installed.",
+                    "check the network's proxy or mirror, then run `make setup` again",
+                )
+        for jar in wanted:
+            os.replace(scratch / "jars" / jar.filename, directory / jar.filename)
+
+
+def _run_ivy(wanted: list[Jar], scratch: Path, java: Java, what: str) -> str:
+    ivy = next(pyspark_jars().glob("ivy-*.jar"), None)
+    if ivy is None:
+        raise EngineError(f"No ivy jar in {pyspark_jars()}.", "reinstall pyspark: `make clean setup`")
+    # Not transitive: the list is complete, and a resolver that follows dependencies would bring duplicates
+    # of what Spark ships.
+    dependencies = "\n".join(
+        f"<dependency org={quoteattr(jar.organisation)} name={quoteattr(jar.name)} rev={quoteattr(jar.version)}"
+        ' conf="default" transitive="false"/>'
+        for jar in wanted
+    )
+    module = scratch / "ivy.xml"
+    module.write_text(
+        '<ivy-module version="2.0"><info organisation="shopmetrics" module="engine"/>'
+        f"<dependencies>{dependencies}</dependencies></ivy-module>"
+    )
+    command = [str(java.executable), *_truststore(scratch), "-jar", str(ivy), "-ivy", str(module)]
+    command += ["-confs", "default", "-cache", str(scratch / "ivy-cache")]
+    command += ["-retrieve", str(scratch / "jars" / "[artifact]-[revision].[ext]")]
+    try:
+        answer = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=RESOLVE_TIMEOUT
+        )
+    except subprocess.TimeoutExpired:
+        raise EngineError(
+            f"Fetching {what} took longer than {RESOLVE_TIMEOUT} s.",
+            "run `make setup` again on a better line",
+        ) from None
+    if answer.returncode:
+        raise EngineError(f"Cannot fetch {what}.\n{_cause(answer.stdout)}", _advice(java))
+    return answer.stdout
+
+
+def _truststore(scratch: Path) -> list[str]:
+    """Let Java trust what Python trusts: a wheel's JDK does not know the certificate of an inspecting proxy."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
+    from cryptography.hazmat.primitives.serialization.pkcs12 import (
+        PKCS12Certificate,
+        serialize_java_truststore,
+    )
+    from cryptography.utils import CryptographyDeprecationWarning
+
+    context = ssl.create_default_context()
+    for variable in ("PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        if os.path.isfile(os.environ.get(variable, "")):
+            context.load_verify_locations(os.environ[variable])
+    try:
+        import certifi
+
+        context.load_verify_locations(certifi.where())
+    except ImportError:  # comes with most clients; the system's own certificates usually do
+        pass
+    with warnings.catch_warnings():
+        # One public authority has the serial number 0, which is not ours to mend.
+        warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+        certificates = [
+            PKCS12Certificate(x509.load_der_x509_certificate(der), f"ca-{number}".encode())
+            for number, der in enumerate(context.get_ca_certs(binary_form=True))
+        ]
+    if not certificates:
+        return []
+    # The store holds public certificates only; Java insists on a password, and this is its usual one.
+    password = "changeit"
+    store = scratch / "truststore.p12"
+    store.write_bytes(serialize_java_truststore(certificates, BestAvailableEncryption(password.encode())))
+    return [f"-Djavax.net.ssl.trustStore={store}", f"-Djavax.net.ssl.trustStorePassword={password}"]
+
+
+def _cause(log: str) -> str:
+    """Pick the lines of Ivy's log that say why."""
+    telling = [
+        line.strip()
+        for line in log.splitlines()
+        if any(word in line for word in ("not found", "error", "Error", "Exception", "UNRESOLVED"))
+    ]
+    return "\n".join(f"    {line}" for line in dict.fromkeys(telling[:6])) or f"    {log.strip()[-400:]}"
+
+
+def _advice(java: Java) -> str:
+    return (
+        "connect to the network once and run `make setup`; afterwards everything works without it. "
+        f"(Resolved with {java.home}; behind a proxy set SHOPMETRICS_JAVA_HOME to a JDK that knows its certificate, "
+        "and REQUESTS_CA_BUNDLE to its certificate file.)"
+    )

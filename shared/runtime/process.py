@@ -1,0 +1,151 @@
+"""Child processes that outlive the command that started them: a record on disk, a start and a stop.
+
+A server is known by a record in ``run/<name>.json`` (mode 0600) that holds its pid *and* the instant the process
+was created, so that a pid that the system has given to somebody else is never mistaken for ours, let alone ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from shared.errors import EngineError
+
+LOOPBACK = "127.0.0.1"
+_CLOCK_TOLERANCE = 2.0  # seconds; the creation time is derived from the boot time, which is adjusted now and then
+
+
+@dataclass(frozen=True)
+class ServerRecord:
+    """What is known of a running server: how to reach it and how to recognise its process."""
+
+    name: str
+    pid: int
+    created: float
+    port: int
+    token: str
+    command: str
+
+    def process(self) -> psutil.Process | None:
+        """Return the living process of this record, or None if it has ended or its pid is somebody else's."""
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.created) < _CLOCK_TOLERANCE
+            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+        except psutil.NoSuchProcess:
+            return None
+
+    def memory_mb(self) -> float:
+        """Return the resident memory of the process in MiB, 0 if it has ended."""
+        process = self.process()
+        return process.memory_info().rss / 2**20 if process else 0.0
+
+
+def private_directory(path: Path) -> Path:
+    """Create a directory that only its owner may enter, and return it.
+
+    Raises:
+        EngineError: if it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o700)
+    except OSError as error:
+        raise EngineError(
+            f"Cannot make the directory {path}: {error.strerror}.",
+            "set SHOPMETRICS_HOME to a directory that you may write to",
+        ) from error
+    return path
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file of mode 0600 so that no reader ever sees half of it."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    os.replace(scratch, path)
+
+
+def read_record(path: Path) -> ServerRecord | None:
+    """Return the record in this file if its server is alive; None for no file, a torn one or a dead server."""
+    try:
+        record = ServerRecord(**json.loads(path.read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+    return record if record.process() else None
+
+
+def write_record(path: Path, record: ServerRecord) -> None:
+    """Keep a record for other processes to find."""
+    write_private(path, json.dumps(asdict(record)))
+
+
+def choose_port(wanted: int, setting: str) -> int:
+    """Return a free loopback port: the wanted one, or any if it is 0.
+
+    Raises:
+        EngineError: if the wanted port is taken, naming the setting that asked for it.
+    """
+    with socket.socket() as probe:
+        try:
+            probe.bind((LOOPBACK, wanted))
+        except OSError:
+            raise EngineError(
+                f"{setting}={wanted}, but port {wanted} on {LOOPBACK} is already in use.",
+                f"unset {setting} to let a free port be picked, or choose another",
+            ) from None
+        return int(probe.getsockname()[1])
+
+
+def is_listening(port: int) -> bool:
+    """Whether something accepts connections on this loopback port."""
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex((LOOPBACK, port)) == 0
+
+
+def launch(command: Sequence[str | Path], log: Path, cwd: Path) -> subprocess.Popen[bytes]:
+    """Start a process that lives on when this one ends, its output in a log of mode 0600."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        # Its own session: Ctrl-C in the notebook or terminal that happened to start it must not end it.
+        return subprocess.Popen(
+            [str(part) for part in command],
+            stdin=subprocess.DEVNULL,
+            stdout=descriptor,
+            stderr=subprocess.STDOUT,
+            cwd=cwd,
+            start_new_session=True,
+        )
+    finally:
+        os.close(descriptor)
+
+
+def stop(record: ServerRecord, timeout: float = 30.0) -> bool:
+    """End the server of this record and its children, politely first. Returns whether there was one to end."""
+    process = record.process()
+    if process is None:
+        return False
+    family = [process, *process.children(recursive=True)]
+    process.terminate()
+    _, alive = psutil.wait_procs(family, timeout=timeout)
+    for survivor in alive:
+        survivor.kill()
+    psutil.wait_procs(alive, timeout=5.0)
+    return True
+
+
+def log_tail(log: Path, lines: int = 8) -> str:
+    """Return the last lines of a log, indented for an error message."""
+    if not log.is_file():
+        return "    (no log)"
+    text = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return "\n".join(f"    {line[:300]}" for line in text[-lines:]) or "    (the log is empty)"

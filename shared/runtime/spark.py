@@ -1,0 +1,335 @@
+"""One Spark Connect server for everything: notebooks, commands, tests and streams of one home directory.
+
+``connect()`` is the only way in. It returns a session to, in this order: the engine that Databricks already
+provides; the address in ``SPARK_REMOTE``; a local server that it starts once and leaves running. One JVM instead of one
+per notebook means that a notebook starts in seconds, that tables and streams survive a kernel restart, and that code
+written here meets the same protocol on Databricks serverless.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import secrets
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+from filelock import FileLock
+
+from shared.errors import EngineError
+from shared.runtime import startup_cache
+from shared.runtime.jars import ensure_jars, pyspark_jars
+from shared.runtime.java import Java, find_java
+from shared.runtime.process import (
+    LOOPBACK,
+    ServerRecord,
+    choose_port,
+    is_listening,
+    launch,
+    log_tail,
+    private_directory,
+    read_record,
+    stop,
+    write_private,
+    write_record,
+)
+from shared.settings import Settings, get_settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+MAIN_CLASS = "org.apache.spark.sql.connect.service.SparkConnectServer"
+
+# Spark reaches into these packages; the list is the one that Spark's own launcher passes (JavaModuleOptions).
+_OPENED_PACKAGES = (
+    "java.base/java.lang",
+    "java.base/java.lang.invoke",
+    "java.base/java.lang.reflect",
+    "java.base/java.io",
+    "java.base/java.net",
+    "java.base/java.nio",
+    "java.base/java.util",
+    "java.base/java.util.concurrent",
+    "java.base/java.util.concurrent.atomic",
+    "java.base/jdk.internal.ref",
+    "java.base/sun.nio.ch",
+    "java.base/sun.nio.cs",
+    "java.base/sun.util.calendar",
+    "java.security.jgss/sun.security.krb5",
+)
+
+
+def spark_conf(settings: Settings) -> dict[str, str]:
+    """Return the engine's Spark configuration: Spark's defaults are meant for clusters, these for one machine."""
+    cores = settings.server_cores or len(
+        psutil.Process().cpu_affinity() if psutil.LINUX else range(os.cpu_count() or 2)
+    )
+    return {
+        "spark.master": f"local[{cores}]",
+        "spark.app.name": "shopmetrics",
+        "spark.driver.host": LOOPBACK,
+        "spark.driver.bindAddress": LOOPBACK,
+        "spark.connect.grpc.binding.address": LOOPBACK,
+        # A failed query says what is wrong in a sentence; the JVM's stack is in the server's log.
+        "spark.sql.connect.serverStacktrace.enabled": "false",
+        "spark.sql.pyspark.jvmStacktrace.enabled": "false",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.local.dir": str(settings.run / "scratch"),
+        "spark.sql.warehouse.dir": str(settings.lakehouse),
+        "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+        "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+        "spark.sql.catalogImplementation": "in-memory",
+        "spark.sql.sources.default": "delta",
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.ansi.enabled": "true",
+        "spark.sql.execution.arrow.pyspark.enabled": "true",
+        # Every task costs some milliseconds; at this size many partitions are mostly cost.
+        "spark.sql.shuffle.partitions": str(max(2, min(4, cores))),
+        "spark.sql.sources.parallelPartitionDiscovery.parallelism": "5",
+        "spark.databricks.delta.snapshotPartitions": "1",
+        # Other Delta readers (DuckDB, delta-rs, the dashboard) read these tables too.
+        "spark.databricks.delta.properties.defaults.enableDeletionVectors": "false",
+        "spark.sql.streaming.noDataMicroBatches.enabled": "false",
+        # Lineage: START and COMPLETE events of every query, one JSON document a line.
+        "spark.extraListeners": "io.openlineage.spark.agent.OpenLineageSparkListener",
+        "spark.openlineage.transport.type": "file",
+        "spark.openlineage.transport.location": str(settings.lineage / "events.jsonl"),
+        "spark.openlineage.namespace": "shopmetrics",
+    }
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def class_path(settings: Settings) -> list[Path]:
+    """Return the engine's jars in a fixed order: pyspark's own, then those of the committed list."""
+    return [*sorted(pyspark_jars().glob("*.jar")), *ensure_jars(settings)]
+
+
+def java_command(settings: Settings, java: Java, conf: dict[str, str], extra: list[str], argfile: Path) -> list[str]:
+    """Return the command that starts the server; its options go to a private file.
+
+    Not on the command line: the token is among them, and every user of a machine may list its processes.
+    """
+    log4j = Path(__file__).parent / "log4j2.properties"
+    options = [
+        f"-Xmx{settings.server_memory}",
+        "-Xss4m",
+        "-XX:+UseParallelGC",
+        "-XX:+IgnoreUnrecognizedVMOptions",
+        "-Djdk.reflect.useDirectMethodHandle=false",
+        "-Dio.netty.tryReflectionSetAccessible=true",
+        f"-Dlog4j2.configurationFile={log4j.as_uri()}",
+        *(f"--add-opens={package}=ALL-UNNAMED" for package in _OPENED_PACKAGES),
+    ]
+    if java.major >= 24:
+        # Without these Arrow cannot reach its off-heap memory there.
+        options += ["--sun-misc-unsafe-memory-access=allow", "-Dio.netty.noUnsafe=false"]
+        options += ["--enable-native-access=ALL-UNNAMED"]
+    options += extra
+    options += [f"-D{key}={value}" for key, value in conf.items()]
+    lines = [
+        _quoted(option) for option in [*options, "-cp", os.pathsep.join(map(str, class_path(settings))), MAIN_CLASS]
+    ]
+    write_private(argfile, "\n".join(lines) + "\n")
+    return [str(java.executable), f"@{argfile}"]
+
+
+def _quoted(option: str) -> str:
+    return '"' + option.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def record_path(settings: Settings) -> Path:
+    """Return where the record of the running server is kept."""
+    return settings.run / "engine.json"
+
+
+def running(settings: Settings | None = None) -> ServerRecord | None:
+    """Return the record of this home's server if it is alive and answers, else None."""
+    settings = settings or get_settings()
+    record = read_record(record_path(settings))
+    return record if record and is_listening(record.port) else None
+
+
+def up(settings: Settings | None = None) -> ServerRecord:
+    """Make sure that this home's server runs, and return its record.
+
+    Any number of processes may call this at once: one starts the server, the others wait for it.
+
+    Raises:
+        EngineError: if it does not come up, with the end of its log and what to do.
+    """
+    settings = settings or get_settings()
+    record = running(settings)
+    if record:
+        return record
+    private_directory(settings.run)
+    with FileLock(settings.run / "engine.lock"):
+        record = running(settings)
+        if record is None:
+            stale = read_record(record_path(settings))
+            if stale:  # alive, but no longer listening
+                stop(stale)
+            record = start(settings)
+            write_record(record_path(settings), record)
+    return record
+
+
+def start(settings: Settings, jvm_options: list[str] | None = None) -> ServerRecord:
+    """Start a server for this home whether or not one runs, and return its record; :func:`up` is what most want."""
+    java = find_java(settings)
+    port = choose_port(settings.spark_port, "SHOPMETRICS_SPARK_PORT")
+    token = secrets.token_urlsafe(32)
+    for directory in (settings.lakehouse, settings.lineage, settings.run / "scratch"):
+        private_directory(directory) if directory.is_relative_to(settings.run) else directory.mkdir(
+            parents=True, exist_ok=True
+        )
+    conf = spark_conf(settings) | {
+        "spark.connect.grpc.binding.port": str(port),
+        "spark.connect.authenticate.token": token,
+    }
+    if jvm_options is None:
+        cache = startup_cache.cache_path(settings, java, class_path(settings))
+        jvm_options = startup_cache.use(cache) if settings.startup_cache else []
+    log = settings.run / "engine.log"
+    command = java_command(settings, java, conf, jvm_options, settings.run / "engine.args")
+    child = launch(command, log, cwd=settings.run)
+    record = _await(child, port, token, " ".join(command), settings, log)
+    try:
+        # The in-memory catalog starts seconds sooner than a Hive metastore, and the directories are the truth.
+        from shared.catalog import register_tables
+
+        first = session(record)
+        register_tables(first, settings)
+        first.stop()
+    except BaseException:
+        stop(record)
+        raise
+    return record
+
+
+def _await(
+    child: subprocess.Popen[bytes], port: int, token: str, command: str, settings: Settings, log: Path
+) -> ServerRecord:
+    created = psutil.Process(child.pid).create_time()
+    record = ServerRecord("engine", child.pid, created, port, token, command)
+    # pyspark takes as long to import as the JVM needs to open its port: do both at once.
+    import pyspark.sql.connect.session  # noqa: F401
+
+    deadline = time.monotonic() + settings.start_timeout
+    while not is_listening(port):
+        try:
+            code = child.wait(timeout=0.05)
+        except subprocess.TimeoutExpired:
+            if time.monotonic() < deadline:
+                continue
+            stop(record)
+            raise EngineError(
+                f"The Spark server did not answer on {LOOPBACK}:{port} within {settings.start_timeout:g} s.\n"
+                f"{log_tail(log)}",
+                f"read {log}, or give it longer with SHOPMETRICS_START_TIMEOUT",
+            ) from None
+        raise EngineError(
+            f"The Spark server ended with exit code {code} before it answered.\n{log_tail(log)}",
+            f"read {log}, then run `shopmetrics doctor`",
+        )
+    return record
+
+
+def down(settings: Settings | None = None) -> bool:
+    """End this home's server and wait until it is gone. Tables stay. Returns whether one was running."""
+    settings = settings or get_settings()
+    path = record_path(settings)
+    if not path.parent.is_dir():
+        return False
+    with FileLock(settings.run / "engine.lock"):
+        record = read_record(path)
+        ended = stop(record) if record else False
+        path.unlink(missing_ok=True)
+        (settings.run / "engine.args").unlink(missing_ok=True)
+    return ended
+
+
+_open_session: tuple[str, SparkSession] | None = None
+
+
+@atexit.register
+def _close_session() -> None:
+    # Left to the interpreter's own clean-up, gRPC waits for a thread that no longer exists, for ever.
+    global _open_session
+    if _open_session:
+        session: Any = _open_session[1]
+        _open_session = None
+        session.client.close()
+
+
+def connect(settings: Settings | None = None) -> SparkSession:
+    """Return a Spark session to the engine, starting the local one if none runs.
+
+    The session is made once per process and remade if its engine is gone, so a notebook may call this in any cell.
+
+    Raises:
+        EngineError: if no engine can be reached, with the cause and what to do.
+
+    Example:
+        >>> spark = shared.connect()
+        >>> spark.sql("SELECT 1 AS one").show()
+    """
+    global _open_session
+    if on_databricks():
+        return _databricks_session(settings or get_settings())
+    address = os.environ.get("SPARK_REMOTE") or _address(up(settings or get_settings()))
+    if _open_session is None or _open_session[0] != address or _open_session[1].is_stopped:  # type: ignore[attr-defined]
+        _close_session()
+        _open_session = (address, _session_at(address))
+    return _open_session[1]
+
+
+def on_databricks() -> bool:
+    """Whether this process runs inside a Databricks workspace."""
+    return "DATABRICKS_RUNTIME_VERSION" in os.environ
+
+
+def _databricks_session(settings: Settings) -> SparkSession:
+    from pyspark.sql import SparkSession
+
+    session = SparkSession.builder.getOrCreate()
+    session.sql(f"USE CATALOG `{settings.catalog}`")
+    return session
+
+
+def session(record: ServerRecord) -> SparkSession:
+    """Return a new session to this server; the caller stops it."""
+    return _session_at(_address(record))
+
+
+def _address(record: ServerRecord) -> str:
+    # "localhost", not 127.0.0.1: only for that name does the client send a token without TLS.
+    return f"sc://localhost:{record.port}/;token={record.token}"
+
+
+def _session_at(address: str) -> SparkSession:
+    from pyspark.errors import PySparkException
+    from pyspark.sql.connect.session import SparkSession
+
+    # pyspark logs every failed query as a page of JSON beside the exception that it raises anyway.
+    logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
+    try:
+        session: Any = SparkSession.builder.remote(address).create()
+        session.version  # noqa: B018  the first request: a wrong address or token shows here, not in a later cell
+    except (PySparkException, OSError) as error:
+        where = address.split(";")[0]
+        raise EngineError(
+            f"No Spark Connect server answers at {where}: {str(error).splitlines()[0][:200]}",
+            "check SPARK_REMOTE, or unset it to use the local engine",
+        ) from error
+    return session  # type: ignore[no-any-return]
