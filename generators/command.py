@@ -1,0 +1,63 @@
+"""The command line that the three generators share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from generators.manifest import Manifest
+from generators.shop import generate
+from shared.errors import ShopMetricsError
+from shared.settings import get_settings
+
+
+def run(table: str) -> None:
+    """Run the command line of one table's generator.
+
+    Exits with status 1 and the error's sentence, without a traceback, if the files cannot be generated.
+    """
+    try:
+        _command(table)()
+    except ShopMetricsError as error:
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] ", str(error), sep="", markup=True)
+        raise SystemExit(1) from None
+
+
+def _command(table: str) -> typer.Typer:
+    settings = get_settings()
+    app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
+
+    @app.command(
+        help=f"Write the {table} files of the historical load and of the days after it.",
+        epilog=f"Example: `python -m generators.generate_{table} --scale 0.1 --days 3 --out /tmp/raw`",
+    )
+    def main(
+        scale: Annotated[float, typer.Option(help="1 is 10,000 customers, 1,000 products, 100,000 orders.")] = (
+            settings.scale
+        ),
+        seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = settings.seed,
+        defects: Annotated[float, typer.Option(help="Share of rows with a defect, 0 to 0.2.")] = settings.defects,
+        days: Annotated[int, typer.Option(help="Incremental days after the historical load.")] = 0,
+        out: Annotated[Path, typer.Option(help="Landing directory.")] = settings.raw,
+    ) -> None:
+        manifest = generate(out, scale=scale, seed=seed, defects=defects, days=days, tables=[table])
+        Console().print(overview(manifest, [table]))
+
+    return app
+
+
+def overview(manifest: Manifest, tables: list[str]) -> Table:
+    """Return a table for people: the files of these tables with rows, size and defects."""
+    view = Table(title=f"{manifest.landing}  ({manifest.plan})", title_justify="left")
+    for column in ("file", "rows", "MB", "defects in the batch"):
+        view.add_column(column, justify="right" if column in ("rows", "MB") else "left")
+    for table in tables:
+        for entry in manifest.tables[table].values():
+            found = ", ".join(f"{kind} {rows:,}" for kind, rows in entry.defects.items() if rows)
+            for n, file in enumerate(entry.files):
+                view.add_row(file.path, f"{file.rows:,}", f"{file.bytes / 1e6:.1f}", "" if n else found or "none")
+    return view

@@ -1,0 +1,229 @@
+"""Defects: what goes wrong with source files, injected at a stated rate so that finding it can be counted.
+
+A defect is a function from one good row to the row or rows that stand in its place. Which rows it strikes is
+decided so that no two defects meet and none causes another:
+
+* *Spoiling* kinds destroy a row. They strike only rows that nothing else refers to: customers who never order,
+  products that never sell, one third of the orders.
+* *Doubling* kinds add a row beside a good one. They strike the others: customers who order, products that
+  sell, another third of the orders.
+* ``late_update`` adds a row for a key of the previous batch, from among those that doubling may strike.
+* ``early_arriving_customer`` is not a damaged row but the truth: the shop's customer list arrives a batch late.
+  It strikes the last third of the orders.
+* ``redelivered_file`` copies a whole file of the previous batch, defects included.
+
+A rate of 1 % means that about one row in a hundred has a defect, all kinds of the table equally often. A batch
+of 100 rows or more has at least one of each, so that a small incremental file shows them too.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from generators import demand
+from generators.plan import Plan
+from generators.random_streams import Ints
+
+Row = dict[str, str]
+
+STATUSES = ("pending", "confirmed", "shipped", "delivered", "cancelled", "returned")
+"""Every status that an order can have."""
+
+HOW_TO_FIND = {
+    "redelivered_file": "rows that equal, in every field, a row of an earlier batch: all rows of the copied file",
+    "malformed_line": "lines with too few fields, with too many, or with text where a number must be",
+    "null_key": "rows whose first column is empty",
+    "null_email": "rows whose email is empty",
+    "malformed_email": "rows whose email does not match [^@ ]+@[^@ ]+\\.[^@ ]+ as a whole",
+    "non_positive_quantity": "rows whose quantity is zero or negative",
+    "unknown_product": "rows whose product_id is in no products file up to this batch",
+    "early_arriving_customer": "rows whose customer_id is in no customers file up to this batch",
+    "impossible_status": "rows whose status is none of " + ", ".join(STATUSES),
+    "duplicate_row": "rows that equal, in every field, a row before them in the same batch",
+    "tie": "rows with key and updated_at of a row before them in the same batch, but other values",
+    "late_update": "rows whose updated_at is before one that an earlier batch brought for the same key",
+}
+"""Kind to what is counted, in rows. Looked for in this order, each among the rows not counted before, every kind
+is found exactly as often as the manifest says."""
+
+SPOILING = {
+    "customers": ("null_email", "malformed_email", "null_key", "malformed_line"),
+    "products": ("null_key", "malformed_line"),
+    "orders": ("non_positive_quantity", "unknown_product", "impossible_status", "null_key", "malformed_line"),
+}
+DOUBLING = ("duplicate_row", "tie")
+ROW_KINDS = {
+    "customers": (*SPOILING["customers"], *DOUBLING, "late_update"),
+    "products": (*SPOILING["products"], *DOUBLING, "late_update"),
+    "orders": (*SPOILING["orders"], *DOUBLING, "late_update", "early_arriving_customer"),
+}
+"""Table to the kinds that share its rate."""
+
+_ENOUGH_ROWS = 100
+_FIRST_REDELIVERY, _REDELIVERY_EVERY = 2, 5
+
+UNKNOWN_PRODUCTS = 900_000_000
+"""Product ids from here on exist in no products file."""
+
+
+def rows_per_kind(plan: Plan, table: str, day: int, rows: int) -> int:
+    """Return how many rows of a batch each kind of defect strikes: ``rate * rows / kinds``, rounded by chance."""
+    if plan.defects == 0:
+        return 0
+    luck = plan.stream("defects", table, "rounding").unit(np.array([day]))
+    count = int(plan.defects * rows / len(ROW_KINDS[table]) + float(luck[0]))
+    return max(count, 1) if rows >= _ENOUGH_ROWS else count
+
+
+def early_orders(plan: Plan, day: int) -> int:
+    """Return how many orders of a day are by customers whom the customers file brings a batch later."""
+    placed = plan.orders if day == 0 else demand.orders_on(plan, day)
+    return rows_per_kind(plan, "orders", day, placed)
+
+
+def is_redelivered(plan: Plan, day: int) -> bool:
+    """Tell whether this day's folder also holds the files of the day before, under another name."""
+    return plan.defects > 0 and day >= _FIRST_REDELIVERY and (day - _FIRST_REDELIVERY) % _REDELIVERY_EVERY == 0
+
+
+def null_email(row: Row, variant: int) -> list[Row]:
+    """The email is missing."""
+    return [{**row, "email": ""}]
+
+
+def malformed_email(row: Row, variant: int) -> list[Row]:
+    """The email is none: no @, two of them, nothing behind it, or a blank in it."""
+    name, domain = row["email"].split("@")
+    broken = (f"{name}.{domain}", f"{name}@@{domain}", f"{name}@", f"{name} @{domain}")
+    return [{**row, "email": broken[variant % len(broken)]}]
+
+
+def non_positive_quantity(row: Row, variant: int) -> list[Row]:
+    """The quantity is zero or negative, in turns."""
+    return [{**row, "quantity": "0" if variant % 2 else f"-{row['quantity']}"}]
+
+
+def unknown_product(row: Row, variant: int) -> list[Row]:
+    """The product does not exist."""
+    return [{**row, "product_id": str(UNKNOWN_PRODUCTS + variant)}]
+
+
+def impossible_status(row: Row, variant: int) -> list[Row]:
+    """The status is not one that an order can have."""
+    wrong = ("shiped", "lost", "DELIVERED", "unknown")
+    return [{**row, "status": wrong[variant % len(wrong)]}]
+
+
+def null_key(row: Row, variant: int) -> list[Row]:
+    """The key, which is the first column, is missing."""
+    return [{**row, next(iter(row)): ""}]
+
+
+def malformed_line(row: Row, variant: int) -> list[Row]:
+    """The line does not fit the schema: a field too few, a field too many, or text for a number."""
+    if variant % 3 == 0:
+        return [dict(list(row.items())[:-1])]
+    if variant % 3 == 1:
+        return [{**row, "surplus": "?"}]
+    number = next(column for column in ("quantity", "list_price", "customer_id") if column in row)
+    return [{**row, number: "n/a"}]
+
+
+def duplicate_row(row: Row, variant: int) -> list[Row]:
+    """The row is there twice."""
+    return [row, row]
+
+
+def tie(row: Row, variant: int) -> list[Row]:
+    """A second row has the same key and the same ``updated_at``, but another phone, brand or payment method."""
+    if "payment_method" in row:
+        rival = {"payment_method": "paypal" if row["payment_method"] == "card" else "card"}
+    elif "brand" in row:
+        rival = {"brand": f"{row['brand']} Outlet"}
+    else:
+        rival = {"phone": "" if row["phone"] else "+1 555010100"}
+    return [row, {**row, **rival}]
+
+
+DEFECTS: dict[str, Callable[[Row, int], list[Row]]] = {
+    function.__name__: function
+    for function in (
+        null_email,
+        malformed_email,
+        non_positive_quantity,
+        unknown_product,
+        impossible_status,
+        null_key,
+        malformed_line,
+        duplicate_row,
+        tie,
+    )
+}
+
+
+def csv_text(rows: Iterable[Iterable[str]]) -> str:
+    """Return rows as CSV lines without the last line's end; a field is quoted only if it has to be."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().removesuffix("\n")
+
+
+_NAMES = tuple(DEFECTS)
+
+
+@dataclass(frozen=True)
+class Flaws:
+    """Which rows of a batch get which defect; one array element per struck row, ascending by position.
+
+    Args:
+        columns: the header of the table.
+        positions: of the struck rows in the clean batch.
+        kinds: index into the names of ``DEFECTS``.
+        variants: how many rows of the batch the kind has struck before.
+    """
+
+    columns: tuple[str, ...]
+    positions: Ints
+    kinds: Ints
+    variants: Ints
+
+    @classmethod
+    def dealt(cls, table: str, columns: tuple[str, ...], spoiled: Ints, doubled: Ints) -> Flaws:
+        """Deal the spoiling kinds to the spoiled positions and the doubling kinds to the doubled, in turns."""
+        kinds, variants = [], []
+        for positions, names in ((spoiled, SPOILING[table]), (doubled, DOUBLING)):
+            turn = np.arange(len(positions), dtype=np.int64)
+            kinds.append(np.array([_NAMES.index(name) for name in names], dtype=np.int64)[turn % len(names)])
+            variants.append(turn // len(names))
+        positions = np.concatenate([spoiled, doubled])
+        order = np.argsort(positions)
+        return cls(columns, positions[order], np.concatenate(kinds)[order], np.concatenate(variants)[order])
+
+    def counts(self) -> dict[str, int]:
+        """Return kind to the number of rows it strikes."""
+        return dict(zip(_NAMES, np.bincount(self.kinds, minlength=len(_NAMES)).tolist(), strict=True))
+
+    def inject(self, lines: pa.Array, first: int) -> pa.Array:
+        """Return the CSV lines of the rows from position ``first`` on, with their defects.
+
+        An element that stands for two rows holds both, with a line feed between.
+        """
+        start, stop = np.searchsorted(self.positions, [first, first + len(lines)])
+        if start == stop:
+            return lines
+        struck = self.positions[start:stop] - first
+        rows = csv.reader(lines.take(pa.array(struck)).to_pylist())
+        replacements = [
+            csv_text(spoiled.values() for spoiled in DEFECTS[_NAMES[kind]](dict(zip(self.columns, row)), variant))
+            for row, kind, variant in zip(rows, self.kinds[start:stop], self.variants[start:stop].tolist(), strict=True)
+        ]
+        mask = np.zeros(len(lines), dtype=bool)
+        mask[struck] = True
+        return pc.replace_with_mask(lines, pa.array(mask), pa.array(replacements, pa.string()))

@@ -1,0 +1,83 @@
+"""What a run is asked for: a seed, a scale and a share of defects. Everything else follows from these three."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from generators.random_streams import Stream
+from shared.errors import ShopMetricsError
+
+TABLES = ("customers", "products", "orders")
+
+VERSION = "1"
+"""Changes when the same seed would give other bytes; files of two versions never share a directory."""
+
+MAX_SCALE = 1_000.0
+MAX_DEFECTS = 0.2
+
+
+class GeneratorError(ShopMetricsError):
+    """Source files cannot be generated as asked, or not in this place."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The three numbers that decide every byte of every source file.
+
+    Args:
+        seed: of every random stream, 0 or more.
+        scale: 1 is 10,000 customers, 1,000 products and 100,000 orders in the historical load.
+        defects: share of rows that get an injected defect, 0 to 0.2.
+
+    Raises:
+        GeneratorError: naming the value, what was expected and what was given.
+    """
+
+    seed: int
+    scale: float
+    defects: float
+
+    def __post_init__(self) -> None:
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise GeneratorError(f"seed must be a whole number, 0 or more, got {self.seed!r}", "for example --seed 42")
+        if not (math.isfinite(self.scale) and 0 < self.scale <= MAX_SCALE):
+            raise GeneratorError(
+                f"scale must be above 0 and at most {MAX_SCALE:g}, got {self.scale!r}",
+                "1 is 100,000 orders; for a quick look use --scale 0.01",
+            )
+        if not 0 <= self.defects <= MAX_DEFECTS:
+            raise GeneratorError(
+                f"defects must be a share from 0 to {MAX_DEFECTS:g}, got {self.defects!r}",
+                "0.01 is one row in a hundred, 0 gives clean files",
+            )
+        # 1 and 1.0 are the same plan and must read the same in a manifest.
+        object.__setattr__(self, "scale", float(self.scale))
+        object.__setattr__(self, "defects", float(self.defects))
+
+    def __str__(self) -> str:
+        return f"seed={self.seed}, scale={self.scale:g}, defects={self.defects:g}"
+
+    @property
+    def customers(self) -> int:
+        """Customers in the historical load."""
+        return max(10, round(10_000 * self.scale))
+
+    @property
+    def products(self) -> int:
+        """Products in the historical load; no product is added later."""
+        return max(10, round(1_000 * self.scale))
+
+    @property
+    def orders(self) -> int:
+        """Orders in the historical load."""
+        return max(50, round(100_000 * self.scale))
+
+    def stream(self, *name: str | int) -> Stream:
+        """Return the random stream of this name."""
+        return Stream(self.seed, *name)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what two runs must share for their files to lie in one directory."""
+        return {**asdict(self), "version": VERSION}

@@ -1,0 +1,253 @@
+"""Runs the shop day by day and lands the files of each day."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol, Self
+
+import pyarrow as pa
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from generators import demand
+from generators.defects import is_redelivered
+from generators.generate_customers import Customers
+from generators.generate_orders import Orders
+from generators.generate_products import Products
+from generators.landing import Batch, LandedFile, cannot_write, copy_file, whole_file, write_csv
+from generators.manifest import FILE_NAME, BatchEntry, Manifest, read_identity
+from generators.plan import TABLES, GeneratorError, Plan
+from shared import clock
+
+UNFINISHED = ".unfinished.json"
+"""Says, while a run is not complete, what it is generating: the files that no manifest lists yet are its own."""
+
+
+class Source(Protocol):
+    """A table of the shop that lives through the days and delivers a batch at the end of each."""
+
+    def next_day(self) -> None:
+        """Go on to the next day."""
+
+    def batch(self) -> Batch:
+        """Return what is delivered at the end of the day."""
+
+
+def generate(
+    out: Path | str,
+    *,
+    scale: float = 1.0,
+    seed: int = 42,
+    defects: float = 0.01,
+    days: int = 0,
+    tables: Sequence[str] = TABLES,
+    progress: bool = True,
+) -> Manifest:
+    """Write the source files of the historical load and of ``days`` incremental days.
+
+    Every file is a function of seed, scale, defects, table and day: it has the same bytes on every machine,
+    whether it is generated with others or alone. What the manifest in ``out`` already lists is left untouched,
+    so a later call with more days adds the missing ones. A run that was killed is completed by the same call.
+
+    Args:
+        out: the landing directory. Files go to ``<table>/<batch date>/<table>_historical.csv`` (in parts
+            ``..._0001.csv`` and so on above two million rows) and ``<table>_incremental.csv``.
+        scale: 1 is 10,000 customers, 1,000 products and 100,000 orders; above 0, at most 1,000.
+        seed: of every random stream, 0 or more.
+        defects: share of rows with an injected defect, 0 to 0.2; :mod:`generators.defects` lists the kinds.
+        days: incremental days after the historical load, 0 or more.
+        tables: which tables to write.
+        progress: show a bar on a terminal if it takes longer than a second.
+
+    Returns:
+        The manifest of everything that ``out`` now holds.
+
+    Raises:
+        GeneratorError: if an argument is out of range, ``out`` holds files of another seed, scale or share of
+            defects or files that are not what its manifest says, or it cannot be written.
+
+    Example:
+        >>> generate("/tmp/raw", scale=0.01, days=3).rows("customers")                  # doctest: +SKIP
+        112
+    """
+    plan = Plan(seed, scale, defects)
+    chosen = _check_tables(tables)
+    if isinstance(days, bool) or not isinstance(days, int) or days < 0:
+        raise GeneratorError(f"days must be a whole number, 0 or more, got {days!r}", "0 is the historical load alone")
+    landing = Path(out)
+    with _only_run(landing):
+        manifest = _open(landing, plan)
+        missing = [(table, day) for day in range(days + 1) for table in chosen if not _has(manifest, table, day)]
+        if missing:
+            resumed = _begin(landing, plan)
+            _land(manifest, missing, resumed, progress)
+            manifest.save()
+            (landing / UNFINISHED).unlink()
+    return manifest
+
+
+def _land(manifest: Manifest, missing: list[tuple[str, int]], resumed: bool, progress: bool) -> None:
+    plan = manifest.plan
+    customers, products = Customers(plan), Products(plan)
+    sources: dict[str, Source] = {"customers": customers, "products": products}
+    if any(table == "orders" for table, _ in missing):
+        sources["orders"] = Orders(plan, customers, products)
+    with _Progress(sum(_expected_rows(plan, table, day) for table, day in missing), progress) as bar:
+        for day in range(missing[-1][1] + 1):
+            for table, source in sources.items():
+                if day > 0:
+                    source.next_day()
+                if (table, day) in missing:
+                    entry = _land_batch(manifest, source.batch(), day, resumed, bar)
+                    manifest.tables.setdefault(table, {})[clock.batch_date(day).isoformat()] = entry
+
+
+def _land_batch(manifest: Manifest, batch: Batch, day: int, resumed: bool, bar: _Progress) -> BatchEntry:
+    """Write the files of one table and day."""
+    folder = f"{batch.table}/{clock.batch_date(day)}"
+    kind = "incremental" if day else "historical"
+    parts = batch.parts()
+    files: list[LandedFile] = []
+    for n, part in enumerate(parts, start=1):
+        path = f"{folder}/{batch.table}_{kind}.csv" if len(parts) == 1 else f"{folder}/{batch.table}_{kind}_{n:04}.csv"
+        _check_free(manifest.landing / path, resumed)
+        bar.says(path)
+        files.append(write_csv(manifest.landing, path, batch.columns, bar.count(batch.chunks(part))))
+    found = {**batch.defects(), "redelivered_file": 0}
+    if is_redelivered(manifest.plan, day):
+        original = manifest.tables[batch.table][clock.batch_date(day - 1).isoformat()].files[0]
+        path = f"{folder}/{batch.table}_{kind}_resent.csv"
+        _check_free(manifest.landing / path, resumed)
+        files.append(copy_file(manifest.landing, original, path))
+        found["redelivered_file"] = original.rows
+    return BatchEntry(tuple(files), found)
+
+
+def _check_tables(tables: Sequence[str]) -> list[str]:
+    """Return the chosen tables in the order in which they are written."""
+    chosen = [tables] if isinstance(tables, str) else list(tables)
+    for table in chosen:
+        if table not in TABLES:
+            close = difflib.get_close_matches(str(table), TABLES, n=1)
+            raise GeneratorError(
+                f"{table!r} is not a table" + (f", did you mean {close[0]!r}?" if close else ""),
+                f"the tables are {', '.join(TABLES)}",
+            )
+    if not chosen:
+        raise GeneratorError("no table is chosen", f"the tables are {', '.join(TABLES)}")
+    return [table for table in TABLES if table in chosen]
+
+
+def _has(manifest: Manifest, table: str, day: int) -> bool:
+    return clock.batch_date(day).isoformat() in manifest.tables.get(table, {})
+
+
+@contextmanager
+def _only_run(landing: Path) -> Iterator[None]:
+    """Keep a second run out of the directory; the operating system ends the claim of a run that is killed."""
+    try:
+        landing.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(landing / ".generate.lock")
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise GeneratorError(
+            f"another run is generating files in {landing}",
+            "wait until it ends, or choose another directory with --out",
+        ) from error
+    except OSError as error:
+        raise cannot_write(landing, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _open(landing: Path, plan: Plan) -> Manifest:
+    """Return the manifest of the directory, checked against its files, or an empty one."""
+    if not (landing / FILE_NAME).exists():
+        return Manifest(landing, plan)
+    manifest = Manifest.load(landing)
+    _check_same(plan, manifest.plan, landing)
+    manifest.check_files()
+    return manifest
+
+
+def _begin(landing: Path, plan: Plan) -> bool:
+    """Say what is being generated; return whether a run that was not completed said so before."""
+    note = landing / UNFINISHED
+    if note.exists():
+        _check_same(plan, read_identity(json.loads(note.read_text(encoding="utf-8")), note), landing)
+        return True
+    with whole_file(note) as write:
+        write(json.dumps(plan.identity()).encode())
+    return False
+
+
+def _check_same(asked: Plan, found: Plan, landing: Path) -> None:
+    if asked != found:
+        raise GeneratorError(
+            f"{landing} holds files of {found}, but {asked} was asked for: they do not belong together",
+            f"ask for {found}, choose another directory with --out, or delete {landing} to start anew",
+        )
+
+
+def _check_free(path: Path, resumed: bool) -> None:
+    if path.exists() and not resumed:
+        raise GeneratorError(
+            f"{path} is there already, but no manifest lists it: it is not overwritten",
+            "move it away, or choose another directory with --out",
+        )
+
+
+def _expected_rows(plan: Plan, table: str, day: int) -> int:
+    """Return about how many rows a batch has, to measure progress by."""
+    if day == 0:
+        return {"customers": plan.customers, "products": plan.products, "orders": plan.orders}[table]
+    if table == "orders":
+        return 4 * demand.orders_on(plan, day)
+    return {"customers": plan.customers, "products": plan.products}[table] // 40
+
+
+class _Progress:
+    """A bar on standard error, if that is a terminal and the run takes longer than a second."""
+
+    _PATIENCE = 1.0
+
+    def __init__(self, rows: int, wanted: bool) -> None:
+        self._wanted = wanted and sys.stderr.isatty()
+        self._begun = time.monotonic()
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._bar.add_task("", total=rows)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def says(self, what: str) -> None:
+        """Name the file that is being written."""
+        self._bar.update(self._task, description=what)
+
+    def count(self, chunks: Iterable[pa.Array]) -> Iterator[pa.Array]:
+        """Pass chunks on and count their rows."""
+        for lines in chunks:
+            yield lines
+            self._bar.advance(self._task, len(lines))
+            if self._wanted and time.monotonic() - self._begun > self._PATIENCE:
+                self._bar.start()
+                self._wanted = False
