@@ -1,0 +1,90 @@
+"""The days of the course. This table is the only place that lists them: a further day is one further entry.
+
+Everything that walks through the course starts here: the runner, the checks, the refresh of stored outputs, the
+tests, and the table ``ops.course_days`` of day 2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.errors import CourseError
+from shared.settings import CHECKOUT
+
+
+@dataclass(frozen=True)
+class Day:
+    """One day: a notebook to run, a lesson to read, a contract that holds afterwards.
+
+    ``minutes`` is what a reader needs for lesson and notebook together, not what the machine needs.
+    """
+
+    number: int
+    slug: str
+    title: str
+    week: int
+    minutes: int
+
+    @property
+    def name(self) -> str:
+        """The file name that notebook and lesson share, without its ending."""
+        return f"{self.number:02d}_{self.slug}"
+
+    @property
+    def notebook(self) -> Path:
+        """The notebook, with its stored outputs."""
+        return CHECKOUT / "notebooks" / f"{self.name}.ipynb"
+
+    @property
+    def lesson(self) -> Path:
+        """The reading for the same day."""
+        return CHECKOUT / "lessons" / f"{self.name}.md"
+
+
+DAYS = (
+    Day(1, "workspace", "Workspace", week=1, minutes=45),
+    Day(2, "project_tour", "Project tour", week=1, minutes=30),
+    Day(3, "generate_customers_orders", "Generators: customers and orders", week=1, minutes=60),
+    Day(4, "bronze", "Products and bronze", week=1, minutes=75),
+)
+"""Every day that is built, in order."""
+
+
+def day(number: int) -> Day:
+    """Return a day by its number.
+
+    Raises:
+        CourseError: if there is no such day, with the days that there are.
+
+    Example:
+        >>> day(4).name
+        '04_bronze'
+    """
+    for entry in DAYS:
+        if entry.number == number:
+            return entry
+    raise CourseError(
+        f"There is no day {number}: the course has the days {DAYS[0].number} to {DAYS[-1].number}.",
+        "shopmetrics course --help",
+    )
+
+
+def select(first: int | None = None, last: int | None = None) -> tuple[Day, ...]:
+    """Return the days from ``first`` through ``last``; left out, from the first and through the last there is.
+
+    Raises:
+        CourseError: if either is not a day, or if they leave nothing to run.
+
+    Example:
+        >>> [entry.number for entry in select(2, 3)]
+        [2, 3]
+    """
+    start = day(DAYS[0].number if first is None else first).number
+    end = day(DAYS[-1].number if last is None else last).number
+    if start > end:
+        raise CourseError(
+            f"From day {start} through day {end} there is nothing to run.",
+            "give a last day that is not before the first",
+        )
+    return tuple(entry for entry in DAYS if start <= entry.number <= end)
