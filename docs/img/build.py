@@ -146,9 +146,7 @@ BOXES: tuple[Box, ...] = (
         y=BATCH_Y,
         width=LAYER_WIDTH,
         height=BATCH_HEIGHT,
-        columns=(
-            Column(("daily_sales_summary", "customer_ltv", "product_performance"), "one question each"),
-        ),
+        columns=(Column(("daily_sales_summary", "customer_ltv", "product_performance"), "one question each"),),
         says="Gold, days 7 to 9, answers one question per table: daily sales, customer lifetime value, "
         "product performance.",
         layer="gold",
@@ -190,11 +188,8 @@ BOXES: tuple[Box, ...] = (
         y=DELIVERY_Y,
         width=STRIP_WIDTH,
         height=STRIP_HEIGHT,
-        columns=(
-            Column((), "secrets, bundle, tests, CI and CD, schedule, data quality, optimisation, launch"),
-        ),
-        says="Delivery, days 14 to 20 and 28 to 30, puts tests, CI, CD, scheduling, quality and launch over "
-        "all of it.",
+        columns=(Column((), "secrets, bundle, tests, CI and CD, schedule, data quality, optimisation, launch"),),
+        says="Delivery, days 14 to 20 and 28 to 30, puts tests, CI, CD, scheduling, quality and launch over all of it.",
     ),
     Box(
         name="dashboard",
@@ -214,33 +209,57 @@ BOXES: tuple[Box, ...] = (
 )
 
 
-def _colours(index: int) -> str:
-    c = {name: pair[index] for name, pair in PALETTE.items()}
-    layers = "".join(
-        f".{layer}>rect{{fill:{c[layer]};stroke:{c[layer + '-edge']}}}"
-        f".medal-{layer}{{fill:{c[layer + '-edge']}}}"
-        for layer in ("bronze", "silver", "gold")
+def _sheet(rules: list[tuple[str, str]]) -> str:
+    # A page may hold the picture inline: every rule is tied to the picture, so that none touches the page. Plain
+    # rules rather than CSS variables or nesting, which several SVG renderers do not know.
+    return "".join(
+        ",".join(f".medallion {selector}" for selector in selectors.split(",")) + f"{{{body}}}"
+        for selectors, body in rules
     )
-    return (
-        f".page{{fill:{c['page']}}}text{{fill:{c['text']}}}.quiet{{fill:{c['quiet']}}}"
-        f".box>rect{{fill:{c['plain']};stroke:{c['line']}}}{layers}"
-        f".flow{{stroke:{c['line']}}}.head{{fill:{c['line']}}}"
-        f".lit>rect{{fill:{c['lit']};stroke:{c['lit']}}}.lit .badge{{fill:{c['on-lit']}}}"
-        f".lit text,.lit .head,.lit circle{{fill:{c['on-lit']}}}.lit .flow{{stroke:{c['on-lit']}}}"
-        f".lit .today{{fill:{c['lit']}}}"
+
+
+def _colours(scheme: int) -> str:
+    c = {name: pair[scheme] for name, pair in PALETTE.items()}
+    layers = [
+        rule
+        for layer in ("bronze", "silver", "gold")
+        for rule in (
+            (f".{layer}>rect", f"fill:{c[layer]};stroke:{c[layer + '-edge']}"),
+            (f".medal-{layer}", f"fill:{c[layer + '-edge']}"),
+        )
+    ]
+    return _sheet(
+        [
+            (".page", f"fill:{c['page']}"),
+            ("text", f"fill:{c['text']}"),
+            (".quiet", f"fill:{c['quiet']}"),
+            (".box>rect", f"fill:{c['plain']};stroke:{c['line']}"),
+            *layers,
+            (".flow", f"stroke:{c['line']}"),
+            (".head", f"fill:{c['line']}"),
+            (".lit>rect", f"fill:{c['lit']};stroke:{c['lit']}"),
+            (".lit .badge,.lit text,.lit .head,.lit circle", f"fill:{c['on-lit']}"),
+            (".lit .flow", f"stroke:{c['on-lit']}"),
+            (".lit .today", f"fill:{c['lit']}"),
+        ]
     )
 
 
 def _style() -> str:
-    # Plain rules rather than CSS variables, which several SVG renderers do not know.
-    return (
-        'text{font:13px system-ui,-apple-system,"Segoe UI",sans-serif}'
-        ".title{font-size:16px;font-weight:600}.strip{font-size:14px}.quiet{font-size:12.5px}"
-        ".code{font:12px ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}"
-        ".today{font-size:12px;font-weight:600;text-anchor:middle}"
-        ".box>rect{stroke-width:1.5}.flow{fill:none;stroke-width:2}.lit>rect{stroke-width:2}"
-        f"{_colours(0)}@media(prefers-color-scheme:dark){{{_colours(1)}}}"
+    shapes = _sheet(
+        [
+            ("text", 'font:13px system-ui,-apple-system,"Segoe UI",sans-serif'),
+            (".title", "font-size:16px;font-weight:600"),
+            (".strip", "font-size:14px"),
+            (".quiet", "font-size:12.5px"),
+            (".code", "font:12px ui-monospace,SFMono-Regular,Menlo,Consolas,monospace"),
+            (".today", "font-size:12px;font-weight:600;text-anchor:middle"),
+            (".box>rect", "stroke-width:1.5"),
+            (".flow", "fill:none;stroke-width:2"),
+            (".lit>rect", "stroke-width:2"),
+        ]
     )
+    return f"{shapes}{_colours(0)}@media(prefers-color-scheme:dark){{{_colours(1)}}}"
 
 
 def _text(x: int, y: int, content: str, kind: str, anchor: str = "") -> str:
@@ -298,9 +317,7 @@ def _box(box: Box, lit: bool) -> str:
     parts = [rect, *(_strip(box) if box.is_strip else _card(box))]
     if lit:
         x, y = box.x + box.width - PADDING - BADGE_WIDTH, box.y - BADGE_HEIGHT // 2
-        parts.append(
-            f'<rect class="badge" x="{x}" y="{y}" width="{BADGE_WIDTH}" height="{BADGE_HEIGHT}" rx="10"/>'
-        )
+        parts.append(f'<rect class="badge" x="{x}" y="{y}" width="{BADGE_WIDTH}" height="{BADGE_HEIGHT}" rx="10"/>')
         parts.append(_text(x + BADGE_WIDTH // 2, y + 14, "today", "today"))
     return f'<g class="{classes}">' + "".join(parts) + "</g>"
 
@@ -333,10 +350,10 @@ def render(lit: str | None = None) -> str:
     title = "The ShopMetrics lakehouse" + (f": today, {today.title} ({today.days})" if today else "")
     description = " ".join(box.says for box in BOXES)
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        'aria-labelledby="title desc">',
-        f'<title id="title">{escape(title)}</title>',
-        f'<desc id="desc">{escape(description)}</desc>',
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="medallion" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        'role="img" aria-labelledby="medallion-title medallion-desc">',
+        f'<title id="medallion-title">{escape(title)}</title>',
+        f'<desc id="medallion-desc">{escape(description)}</desc>',
         f"<style>{_style()}</style>",
         f'<rect class="page" width="{WIDTH}" height="{HEIGHT}" rx="12"/>',
         _flows(),

@@ -51,10 +51,19 @@ def test_picture_is_small_self_contained_and_described(name: str) -> None:
     labels = root.get("aria-labelledby", "").split()
     texts = {e.get("id"): (e.text or "") for e in root.iter() if e.get("id")}
     assert root.get("role") == "img"
-    assert labels == ["title", "desc"]
+    assert labels == ["medallion-title", "medallion-desc"]
     assert all(len(texts[label]) > 10 for label in labels)
     outside = re.findall(r"(?:href|src)=|url\(|@import|@font-face", svg)
     assert not outside, f"{name} loads something from outside: {outside}"
+
+
+def test_style_touches_nothing_outside_the_picture() -> None:
+    style = re.search(r"<style>(.*)</style>", PICTURES["medallion.svg"])
+    assert style is not None
+    rules = re.sub(r"@media\([^)]*\)\{|\{[^{}]*\}", "\n", style.group(1))
+    selectors = [s for line in rules.splitlines() for s in line.strip("}").split(",") if s]
+    assert len(selectors) > 30
+    assert [s for s in selectors if not s.startswith(".medallion ")] == []
 
 
 @pytest.mark.parametrize("name", PICTURES)
