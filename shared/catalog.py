@@ -18,7 +18,7 @@ from shared.runtime.spark import on_databricks
 from shared.settings import Settings, get_settings
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import DataFrame, Row, SparkSession
 
 SCHEMAS = {
     "bronze": "As delivered: every row of every file, with where it came from. Append-only.",
@@ -46,7 +46,7 @@ def create_schemas(spark: SparkSession, settings: Settings | None = None) -> Non
     settings = settings or get_settings()
     for name, comment in SCHEMAS.items():
         location = "" if on_databricks() else f" LOCATION '{(settings.lakehouse / name).as_uri()}'"
-        spark.sql(f"CREATE SCHEMA IF NOT EXISTS {name} COMMENT {_literal(comment)}{location}")
+        spark.sql(f"CREATE SCHEMA IF NOT EXISTS {name} COMMENT {sql_literal(comment)}{location}")
     if on_databricks():
         spark.sql(f"CREATE VOLUME IF NOT EXISTS {VOLUME}")
 
@@ -148,7 +148,8 @@ def table_path(table: str, settings: Settings | None = None) -> Path:
     schema, _, name = table.partition(".")
     if schema not in SCHEMAS or not name or "/" in name or name.startswith("."):
         raise CatalogError(
-            f"{table!r} is not the name of a table here: expected <schema>.<table> with a schema of {', '.join(SCHEMAS)}."
+            f"{table!r} is not the name of a table here: expected <schema>.<table>, "
+            f"with a schema of {', '.join(SCHEMAS)}."
         )
     return (settings or get_settings()).lakehouse / schema / name
 
@@ -161,9 +162,10 @@ def drop_table(spark: SparkSession, table: str, settings: Settings | None = None
         shutil.rmtree(directory)
 
 
-def _history(spark: SparkSession, table: str, limit: int | None = None) -> list:  # type: ignore[type-arg]
+def _history(spark: SparkSession, table: str, limit: int | None = None) -> list[Row]:
     _require(spark, table)
-    return spark.sql(f"DESCRIBE HISTORY {table}" + (f" LIMIT {limit}" if limit else "")).collect()
+    rows: list[Row] = spark.sql(f"DESCRIBE HISTORY {table}" + (f" LIMIT {limit}" if limit else "")).collect()
+    return rows
 
 
 def _require(spark: SparkSession, table: str) -> None:
@@ -174,5 +176,6 @@ def _require(spark: SparkSession, table: str) -> None:
         )
 
 
-def _literal(text: str) -> str:
+def sql_literal(text: str) -> str:
+    """Return a text as a SQL string literal."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

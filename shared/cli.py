@@ -1,1 +1,264 @@
-def main(): ...
+"""The ``shopmetrics`` command: everything that can be done without opening a notebook."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from shared.errors import ShopMetricsError
+from shared.settings import PREFIX, Settings, get_settings
+
+app = typer.Typer(
+    help="Build and run the ShopMetrics lakehouse.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+pipeline_app = typer.Typer(help="The batch pipeline.", no_args_is_help=True)
+app.add_typer(pipeline_app, name="pipeline")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+class Layer(StrEnum):
+    """A layer that the pipeline can run alone."""
+
+    bronze = "bronze"
+
+
+def main() -> None:
+    """Run the command line; a :class:`ShopMetricsError` becomes its sentence on stderr and exit status 1."""
+    try:
+        app()
+    except ShopMetricsError as error:
+        Console(stderr=True, soft_wrap=True, highlight=False).print("error: ", error.problem, sep="", markup=False)
+        if error.hint:
+            Console(stderr=True, soft_wrap=True, highlight=False).print(f"  -> {error.hint}", markup=False)
+        sys.exit(1)
+
+
+@app.command(epilog="Example: `shopmetrics doctor`")
+def doctor(as_json: Json = False) -> None:
+    """Examine this machine: Python, Java, jars, disk, memory, engine. Changes nothing."""
+    from shared.runtime.doctor import examine
+
+    findings = examine()
+    if as_json:
+        _print_json([asdict(finding) for finding in findings])
+    else:
+        colours = {"ok": "green", "warning": "yellow", "problem": "red"}
+        table = _table("", "what", "found", "what to do")
+        for finding in findings:
+            verdict = f"[{colours[finding.verdict]}]{finding.verdict}[/]"
+            table.add_row(verdict, finding.name, finding.found, finding.advice)
+        _print(table)
+    if any(finding.verdict == "problem" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: `shopmetrics settings`")
+def settings(as_json: Json = False) -> None:
+    """List every setting, its value here, and what it means."""
+    values = get_settings()
+    rows = [
+        (PREFIX + name.upper(), str(getattr(values, name)), str(field.description))
+        for name, field in Settings.model_fields.items()
+    ]
+    if as_json:
+        _print_json({name: value for name, value, _ in rows})
+        return
+    table = _table("setting", "value", "meaning")
+    for row in rows:
+        table.add_row(*row)
+    _print(table)
+
+
+@app.command(epilog="Example: `shopmetrics setup`")
+def setup() -> None:
+    """Fetch the engine's jars and record its start-up cache; `make setup` calls this."""
+    from shared.runtime.setup import prepare
+
+    prepare()
+
+
+@app.command(epilog="Example: `SHOPMETRICS_SERVER_MEMORY=3g shopmetrics up`")
+def up() -> None:
+    """Start the Spark engine of this home, if it is not running."""
+    from shared.runtime import spark
+
+    record = spark.up()
+    typer.echo(f"engine running: pid {record.pid}, port {record.port}, {record.memory_mb():.0f} MB")
+
+
+@app.command(epilog="Example: `shopmetrics down`")
+def down() -> None:
+    """End the Spark engine of this home. Tables stay."""
+    from shared.runtime import spark
+
+    typer.echo("engine ended" if spark.down() else "no engine was running")
+
+
+@app.command(epilog="Example: `shopmetrics status --json`")
+def status(as_json: Json = False) -> None:
+    """Say what runs: process, address and resident memory."""
+    from shared.runtime import spark
+
+    values = get_settings()
+    record = spark.running(values)
+    engine: dict[str, Any] = {"running": record is not None}
+    if record:
+        engine |= {"pid": record.pid, "address": f"sc://localhost:{record.port}"}
+        engine |= {"memory_mb": round(record.memory_mb(), 1)}
+    if as_json:
+        _print_json({"home": str(values.home), "engine": engine})
+        return
+    table = _table("server", "state", "pid", "address", "MB")
+    if record:
+        table.add_row("engine", "running", str(record.pid), engine["address"], f"{engine['memory_mb']:.0f}")
+    else:
+        table.add_row("engine", "not running", "", "", "")
+    _print(table)
+
+
+@app.command(epilog="Example: `shopmetrics generate --scale 0.1 --days 3`")
+def generate(
+    scale: Annotated[float | None, typer.Option(help="1 is 100,000 orders. Default: SHOPMETRICS_SCALE.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Default: SHOPMETRICS_SEED.")] = None,
+    defects: Annotated[float | None, typer.Option(help="Share of defective rows, 0 to 0.2.")] = None,
+    days: Annotated[int, typer.Option(help="Incremental days after the historical load.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Write the shop's source files into the landing volume."""
+    from generators import generate as write_files
+
+    values = get_settings()
+    manifest = write_files(
+        values.raw,
+        scale=values.scale if scale is None else scale,
+        seed=values.seed if seed is None else seed,
+        defects=values.defects if defects is None else defects,
+        days=days,
+        progress=not as_json,
+    )
+    sources = ("customers", "products", "orders")
+    if as_json:
+        _print_json({name: {"rows": manifest.rows(name), "defects": manifest.defects(name)} for name in sources})
+        return
+    table = _table("source", "rows", "defects", numbers=(1, 2))
+    for name in sources:
+        table.add_row(name, f"{manifest.rows(name):,}", f"{sum(manifest.defects(name).values()):,}")
+    _print(table)
+    typer.echo(f"in {values.raw}")
+
+
+@pipeline_app.command("run", epilog="Example: `shopmetrics pipeline run --layer bronze`")
+def pipeline_run(
+    layer: Annotated[Layer, typer.Option(help="The layer to run.")] = Layer.bronze, as_json: Json = False
+) -> None:
+    """Ingest every new file of the landing volume into bronze."""
+    import shared
+    from shared import bronze
+
+    spark = shared.connect()
+    with Console(stderr=True).status("ingesting"):
+        results = bronze.ingest(spark)
+    if as_json:
+        _print_json([asdict(result) for result in results])
+        return
+    table = _table("table", "files", "rows", "malformed", "version", numbers=(1, 2, 3, 4))
+    for result in results:
+        counts = (result.files, result.rows, result.malformed, result.version)
+        table.add_row(result.table, *(f"{count:,}" for count in counts))
+    _print(table)
+    for result in results:
+        for file, columns in result.extra_columns.items():
+            typer.echo(f"kept aside in _extra: {', '.join(columns)} of {file}")
+
+
+@app.command(epilog='Example: `shopmetrics sql "SELECT count(*) FROM bronze.orders_raw"`')
+def sql(query: Annotated[str, typer.Argument(help="One SQL statement.")], as_json: Json = False) -> None:
+    """Run one SQL statement and print its rows."""
+    from pyspark.errors import PySparkException
+
+    import shared
+
+    try:
+        frame = shared.connect().sql(query)
+        columns, result = frame.columns, frame.collect()
+    except PySparkException as error:
+        raise ShopMetricsError(str(error).strip(), "correct the statement") from error
+    if as_json:
+        _print_json([row.asDict(recursive=True) for row in result])
+        return
+    rows = [["NULL" if value is None else str(value) for value in row.asDict().values()] for row in result]
+    table = _table(*columns)
+    for row in rows:
+        table.add_row(*row)
+    if not sys.stdout.isatty() or Console().measure(table).maximum <= Console().width:
+        _print(table)
+        return
+    # Wider than the window: one column a line, as psql does.
+    for number, row in enumerate(rows, start=1):
+        typer.echo(f"-- row {number}")
+        for column, value in zip(columns, row, strict=True):
+            typer.echo(f"{column:>{max(map(len, columns))}} | {value}")
+
+
+@app.command(epilog="Example: `shopmetrics reset bronze.orders_raw`")
+def reset(
+    table: Annotated[str | None, typer.Argument(help="A bronze table; leave out for everything.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove a bronze table with its checkpoint, or everything a run has made in this home."""
+    import shared
+    from shared import bronze
+
+    values = get_settings()
+    if table:
+        sources = {source.bronze_table: name for name, source in bronze.SOURCES.items()}
+        if table not in sources:
+            raise ShopMetricsError(f"{table} cannot be reset alone. Tables that can: {', '.join(sources)}.")
+        if not yes:
+            typer.confirm(f"Remove {table} and its checkpoint? Its files in {values.raw} stay.", abort=True)
+        bronze.reset(shared.connect(), sources[table])
+        typer.echo(f"{table} removed; the next run ingests its files again")
+        return
+    if not yes:
+        typer.confirm(f"Remove files, tables and checkpoints in {values.home}?", abort=True)
+    from shared.home import clear
+
+    removed = clear(values)
+    typer.echo(f"removed from {values.home}: {', '.join(removed) or 'nothing was there'}")
+
+
+@app.command(epilog="Example: `shopmetrics secret KAFKA_API_SECRET`")
+def secret(name: Annotated[str, typer.Argument(help="Name of the secret, as its environment variable.")]) -> None:
+    """Ask for a secret and keep it in the home's secrets file, readable by you only."""
+    from shared import secrets
+
+    secrets.put(name, typer.prompt(f"Value of {name}", hide_input=True))
+    typer.echo(f"kept in {secrets.secrets_file()}")
+
+
+def _table(*columns: str, numbers: tuple[int, ...] = ()) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for position, column in enumerate(columns):
+        table.add_column(column, justify="right" if position in numbers else "left", overflow="fold")
+    return table
+
+
+def _print(table: Table) -> None:
+    # Into a file or a pipe nothing should be wrapped or cut.
+    Console(width=None if sys.stdout.isatty() else 10_000).print(table)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, default=str))

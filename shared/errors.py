@@ -37,6 +37,10 @@ class SourceError(ShopMetricsError):
     """A source file does not hold what its table needs."""
 
 
+class PipelineError(ShopMetricsError):
+    """A step of the pipeline could not run, or would have done harm."""
+
+
 class SecretError(ShopMetricsError):
     """A secret is missing, or kept where others could read it."""
 

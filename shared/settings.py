@@ -112,14 +112,10 @@ def get_settings() -> Settings:
     try:
         settings = Settings()
     except ValidationError as error:
-        problems += [
-            f"{PREFIX}{'.'.join(str(p) for p in e['loc']).upper()}={e.get('input')!r}: {e['msg']}"
-            for e in error.errors()
-        ]
-        settings = None  # type: ignore[assignment]
+        problems += [f"{PREFIX}{str(e['loc'][0]).upper()}={e['input']!r}: {e['msg']}" for e in error.errors()]
     if problems:
         raise SettingsError(
             "Settings cannot be used:\n  - " + "\n  - ".join(problems),
-            "shopmetrics settings lists every setting, its value and what it means",
+            "`shopmetrics settings` lists every setting, its value and what it means",
         )
     return settings

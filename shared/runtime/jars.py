@@ -80,7 +80,12 @@ def ensure_jars(settings: Settings | None = None) -> list[Path]:
             wanted = [jar for jar in jars if not is_intact(directory / jar.filename, jar)]
             if wanted:
                 _fetch(wanted, directory, find_java(settings))
-    return [directory / jar.filename for jar in jars]
+    return jar_paths(settings)
+
+
+def jar_paths(settings: Settings) -> list[Path]:
+    """Return where the listed jars are kept, whether or not they are there yet."""
+    return [settings.cache_dir / "jars" / jar.filename for jar in listed_jars()]
 
 
 def _fetch(wanted: list[Jar], directory: Path, java: Java) -> None:

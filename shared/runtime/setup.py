@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
@@ -17,6 +18,9 @@ from shared.runtime.jars import ensure_jars
 from shared.runtime.java import find_java
 from shared.runtime.process import stop
 from shared.settings import Settings, get_settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 DUMP_TIMEOUT = 180.0
 """Seconds that the JVM may take to write its cache when it ends."""
@@ -66,7 +70,7 @@ def _train(settings: Settings, cache: Path) -> None:
             os.replace(scratch, cache)
 
 
-def _rehearse(session: spark.SparkSession, home: Path) -> None:
+def _rehearse(session: SparkSession, home: Path) -> None:
     source = home / "raw"
     source.mkdir()
     (source / "rows.csv").write_text("id,name,amount\n1,a,1.50\n2,,2.25\n")

@@ -22,7 +22,7 @@ from filelock import FileLock
 
 from shared.errors import EngineError
 from shared.runtime import startup_cache
-from shared.runtime.jars import ensure_jars, pyspark_jars
+from shared.runtime.jars import ensure_jars, jar_paths, pyspark_jars
 from shared.runtime.java import Java, find_java
 from shared.runtime.process import (
     LOOPBACK,
@@ -112,7 +112,13 @@ def usable_cores() -> int:
 
 def class_path(settings: Settings) -> list[Path]:
     """Return the engine's jars in a fixed order: pyspark's own, then those of the committed list."""
-    return [*sorted(pyspark_jars().glob("*.jar")), *ensure_jars(settings)]
+    ensure_jars(settings)
+    return class_path_if_complete(settings)
+
+
+def class_path_if_complete(settings: Settings) -> list[Path]:
+    """Return the class path without verifying or fetching anything."""
+    return [*sorted(pyspark_jars().glob("*.jar")), *jar_paths(settings)]
 
 
 def java_command(settings: Settings, java: Java, conf: dict[str, str], extra: list[str], argfile: Path) -> list[str]:
@@ -319,7 +325,7 @@ def _address(record: ServerRecord) -> str:
 
 def _session_at(address: str) -> SparkSession:
     from pyspark.errors import PySparkException
-    from pyspark.sql.connect.session import SparkSession
+    from pyspark.sql import SparkSession
 
     # pyspark logs every failed query as a page of JSON beside the exception that it raises anyway.
     logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)

@@ -1,0 +1,226 @@
+"""Ingest landed files into bronze, each exactly once.
+
+A file-source stream with ``availableNow`` reads what is new and stops. Its checkpoint remembers which files it has
+read, and Delta's sink records the batch in the same commit as the rows: killed at any point and run again, every
+file is there once. Auto Loader on Databricks works the same way.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+from pyspark.sql import functions as F
+
+from shared import catalog
+from shared.bronze.contracts import AUDIT_COLUMNS, SOURCES, Source
+from shared.bronze.landing import LandedFile, landed_files
+from shared.bronze.parsing import parse_lines
+from shared.errors import PipelineError, SourceError
+from shared.settings import Settings, get_settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, Row, SparkSession
+    from pyspark.sql.streaming import StreamingQuery
+
+LOCK_TIMEOUT = 600.0
+"""Seconds to wait for another run in the same home to end."""
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """What one run did to one table: files and rows read, malformed lines among them, columns beyond the contract."""
+
+    table: str
+    files: int
+    rows: int
+    malformed: int
+    version: int
+    extra_columns: dict[str, list[str]] = field(default_factory=dict)
+    """File to the columns it has that the contract does not know."""
+
+
+def ingest(
+    spark: SparkSession, sources: Iterable[str] = tuple(SOURCES), settings: Settings | None = None
+) -> list[Ingested]:
+    """Ingest every new file of these sources into its bronze table; with nothing new, change nothing.
+
+    Guarantees: each file once, one bronze row per data line, append-only. All headers are checked before the first row
+    is written.
+
+    Raises:
+        SourceError: for an unknown source, and for files without a required column, naming file and column.
+        PipelineError: if a stream fails, or if a table and its checkpoint do not belong together.
+
+    Example:
+        >>> for result in bronze.ingest(shared.connect()):
+        ...     print(result.table, result.files, result.rows, result.malformed)
+    """
+    settings = settings or get_settings()
+    chosen = [_source(name) for name in sources]
+    volume = Path(catalog.volume_path(settings))
+    landed = _landed(volume, chosen)
+    with _one_run_at_a_time(settings):
+        for source in chosen:
+            create_table(spark, source)
+            _check_checkpoint(spark, source, volume, settings)
+        # All at once: each is a handful of small jobs, and the engine has cores to spare.
+        queries = {
+            source.name: _start(spark, source, landed[source.name], volume, settings)
+            for source in chosen
+            if landed[source.name]
+        }
+        return [_finish(spark, source, landed[source.name], queries.get(source.name)) for source in chosen]
+
+
+def create_table(spark: SparkSession, source: Source) -> None:
+    """Make sure that the source's bronze table exists, with its comments; rows can only ever be added to it."""
+    comment = catalog.sql_literal(source.comment)
+    columns = ", ".join(
+        f"{column.ddl} COMMENT {catalog.sql_literal(column.comment)}" for column in (*source.columns, *AUDIT_COLUMNS)
+    )
+    spark.sql(
+        f"CREATE TABLE IF NOT EXISTS {source.bronze_table} ({columns}) USING delta COMMENT {comment} "
+        "TBLPROPERTIES ('delta.appendOnly' = 'true')"
+    )
+
+
+def read_lines(spark: SparkSession, source: Source, volume: Path) -> DataFrame:
+    """Return the stream of all lines of the source's files: ``value``, ``file_path``."""
+    return (
+        spark.readStream
+        # The default skips a file that is more than seven days older than the newest: a late delivery would be
+        # lost without a word.
+        .option("maxFileAge", "36500d")
+        .text(f"{volume.as_uri()}/{source.name}/*/*.csv")
+        .select("value", F.col("_metadata.file_path").alias("file_path"))
+    )
+
+
+def checkpoint_path(source: Source, settings: Settings) -> Path:
+    """Return the directory in which the source's stream keeps its progress."""
+    return settings.checkpoints / "bronze" / source.name
+
+
+def reset(spark: SparkSession, source_name: str, settings: Settings | None = None) -> None:
+    """Remove a source's bronze table together with its checkpoint; the next run ingests every file again.
+
+    Never one without the other: without its checkpoint a table would be filled twice, without its table a checkpoint
+    would skip every file.
+    """
+    settings = settings or get_settings()
+    source = _source(source_name)
+    with _one_run_at_a_time(settings):
+        catalog.drop_table(spark, source.bronze_table, settings)
+        if checkpoint_path(source, settings).exists():
+            shutil.rmtree(checkpoint_path(source, settings))
+
+
+def _source(name: str) -> Source:
+    if name not in SOURCES:
+        raise SourceError(f"There is no source {name!r}. Sources: {', '.join(SOURCES)}.")
+    return SOURCES[name]
+
+
+def _landed(volume: Path, sources: list[Source]) -> dict[str, list[LandedFile]]:
+    landed, problems, hint = {}, [], ""
+    for source in sources:
+        try:
+            landed[source.name] = landed_files(volume, source)
+        except SourceError as error:
+            problems += error.problem.splitlines()[1:]
+            hint = error.hint
+    if problems:
+        raise SourceError("\n".join(["Files that cannot be ingested:", *problems]), hint)
+    return landed
+
+
+@contextmanager
+def _one_run_at_a_time(settings: Settings) -> Iterator[None]:
+    settings.run.mkdir(parents=True, exist_ok=True)
+    lock = settings.run / "pipeline.lock"
+    try:
+        with FileLock(lock, timeout=LOCK_TIMEOUT):
+            yield
+    except Timeout:
+        raise PipelineError(
+            f"Another run holds {lock} and did not end within {LOCK_TIMEOUT:g} s.",
+            "wait for it to end, then run again",
+        ) from None
+
+
+def _check_checkpoint(spark: SparkSession, source: Source, volume: Path, settings: Settings) -> None:
+    """Refuse to go on if the checkpoint tells of another table or another landing volume."""
+    checkpoint = checkpoint_path(source, settings)
+    note = checkpoint / "belongs_to.json"
+    here = {"table_id": spark.sql(f"DESCRIBE DETAIL {source.bronze_table}").first()["id"], "volume": str(volume)}  # type: ignore[index]
+    advice = f"run `shopmetrics reset {source.bronze_table}`, then ingest again: the files in {volume} are still there"
+    if not note.is_file():
+        if catalog.version(spark, source.bronze_table) > 0:
+            raise PipelineError(
+                f"{source.bronze_table} holds rows, but its checkpoint {checkpoint} is gone: "
+                "every file would be ingested a second time.",
+                advice,
+            )
+        checkpoint.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps(here))
+        return
+    there = json.loads(note.read_text())
+    if there != here:
+        what = "table that was dropped" if there["table_id"] != here["table_id"] else f"volume at {there['volume']}"
+        raise PipelineError(
+            f"The checkpoint {checkpoint} belongs to a {what}: files would be skipped or doubled.", advice
+        )
+
+
+def _start(
+    spark: SparkSession, source: Source, files: list[LandedFile], volume: Path, settings: Settings
+) -> StreamingQuery:
+    headers = [file.header_line for file in files]
+    lines = read_lines(spark, source, volume)
+    # Counted while the rows pass, instead of by further jobs afterwards. Every file has one header.
+    rows = parse_lines(lines.observe("lines", F.count_if(F.col("value").isin(headers)).alias("files")), source, files)
+    counted = rows.observe("rows", F.count(F.lit(1)).alias("rows"), F.count("_malformed").alias("malformed"))
+    return (
+        counted.writeStream.format("delta")
+        .queryName(f"bronze_{source.name}")
+        .option("checkpointLocation", str(checkpoint_path(source, settings) / "stream"))
+        .trigger(availableNow=True)
+        .toTable(source.bronze_table)
+    )
+
+
+def _observed(metrics: Row) -> dict[str, int]:
+    fields = metrics.asDict()
+    if "schema" in fields:  # Spark Connect hands over values and schema side by side
+        return dict(zip([field["name"] for field in fields["schema"]["fields"]], fields["values"], strict=True))
+    return fields
+
+
+def _finish(spark: SparkSession, source: Source, files: list[LandedFile], query: StreamingQuery | None) -> Ingested:
+    counts = {"files": 0, "rows": 0, "malformed": 0}
+    if query:
+        from pyspark.errors import StreamingQueryException
+
+        try:
+            query.awaitTermination()
+        except StreamingQueryException as error:
+            raise PipelineError(
+                f"Ingesting {source.name} into {source.bronze_table} failed: {str(error).splitlines()[0]}",
+                "mend the cause and run again; files already ingested are not read twice",
+            ) from error
+        for progress in query.recentProgress:
+            for metrics in progress.get("observedMetrics", {}).values():
+                for name, value in _observed(metrics).items():
+                    counts[name] += value
+    known = set(source.column_names)
+    drift = {file.path: sorted(set(file.header) - known) for file in files if set(file.header) - known}
+    return Ingested(
+        source.bronze_table, **counts, version=catalog.version(spark, source.bronze_table), extra_columns=drift
+    )

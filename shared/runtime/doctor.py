@@ -1,0 +1,141 @@
+"""Look at a machine and say what is well, what is not, and what to do about it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Literal
+
+import psutil
+
+from shared.errors import ShopMetricsError
+from shared.runtime import jars, java, spark, startup_cache
+from shared.runtime.process import read_record
+from shared.settings import CHECKOUT, Settings, get_settings
+
+Verdict = Literal["ok", "warning", "problem"]
+
+LOW_DISK_GB = 2.0
+LOW_MEMORY_GB = 1.5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at: the verdict, what was found, and what to do if it is not well."""
+
+    name: str
+    verdict: Verdict
+    found: str
+    advice: str = ""
+
+
+def examine(settings: Settings | None = None) -> list[Finding]:
+    """Return a finding for everything that a run depends on; starts and changes nothing."""
+    settings = settings or get_settings()
+    return [
+        _python(),
+        _packages(),
+        _java(settings),
+        *_spark_home(),
+        _jars(settings),
+        _startup_cache(settings),
+        _home(settings),
+        _memory(settings),
+        _engine(settings),
+    ]
+
+
+def _python() -> Finding:
+    found = f"{sys.version.split()[0]} at {sys.executable}"
+    return Finding("Python", "ok", found)
+
+
+def _packages() -> Finding:
+    """Compare what is installed with the committed lock."""
+    differing = []
+    for line in (CHECKOUT / "constraints.txt").read_text().splitlines():
+        pinned, _, marker = line.partition(" ; ")
+        name, _, wanted = pinned.partition("==")
+        try:
+            installed = version(name)
+        except PackageNotFoundError:
+            continue  # pinned for another platform, or only needed to develop
+        if installed != wanted and not marker:
+            differing.append(f"{name} {installed} instead of {wanted}")
+    if differing:
+        return Finding("Packages", "warning", ", ".join(differing[:5]), "run `make setup` for the tested versions")
+    return Finding("Packages", "ok", f"pyspark {version('pyspark')}, delta-spark {version('delta-spark')}, as locked")
+
+
+def _java(settings: Settings) -> Finding:
+    try:
+        chosen = java.find_java(settings)
+    except ShopMetricsError as error:
+        return Finding("Java", "problem", error.problem, error.hint)
+    others = [f"{other.source}: {java.describe(other)}" for other in java.candidates(settings) if other != chosen]
+    passed_over = f"; not used: {', '.join(others)}" if others else ""
+    return Finding("Java", "ok", f"Java {chosen.major}, {chosen.source}, {chosen.home}{passed_over}")
+
+
+def _spark_home() -> list[Finding]:
+    home = os.environ.get("SPARK_HOME")
+    if not home:
+        return []
+    advice = "harmless here, the engine does not look at it; other Spark tools in this shell do"
+    return [Finding("SPARK_HOME", "warning", f"{home}, not the installed pyspark", advice)]
+
+
+def _jars(settings: Settings) -> Finding:
+    directory = settings.cache_dir / "jars"
+    listed = jars.listed_jars()
+    wanting = [jar.filename for jar in listed if not jars.is_intact(directory / jar.filename, jar)]
+    if wanting:
+        return Finding("Jars", "problem", f"missing or damaged: {', '.join(wanting)}", "run `make setup`")
+    return Finding("Jars", "ok", f"{len(listed)} jars in {directory}, checksums match")
+
+
+def _startup_cache(settings: Settings) -> Finding:
+    try:
+        chosen = java.find_java(settings)
+        cache = startup_cache.cache_path(settings, chosen, spark.class_path_if_complete(settings))
+    except (ShopMetricsError, FileNotFoundError):
+        return Finding("Start-up cache", "warning", "cannot exist before Java and jars do", "run `make setup`")
+    if not settings.startup_cache:
+        return Finding("Start-up cache", "warning", "switched off", "unset SHOPMETRICS_STARTUP_CACHE")
+    if chosen.major < startup_cache.OLDEST_JAVA:
+        return Finding("Start-up cache", "warning", f"not with Java {chosen.major}", "starts take some seconds longer")
+    if not cache.is_file():
+        return Finding("Start-up cache", "warning", "none for this environment", "run `make setup`")
+    return Finding("Start-up cache", "ok", f"{cache} ({cache.stat().st_size / 2**20:.0f} MB)")
+
+
+def _home(settings: Settings) -> Finding:
+    existing = next(p for p in (settings.home, *settings.home.parents) if p.exists())
+    free = shutil.disk_usage(existing).free / 2**30
+    found = f"{settings.home}, {free:.0f} GB free"
+    if not os.access(existing, os.W_OK):
+        return Finding("Home", "problem", f"{existing} cannot be written", "set SHOPMETRICS_HOME to another directory")
+    if free < LOW_DISK_GB:
+        return Finding("Home", "warning", found, "free some space, or set SHOPMETRICS_HOME to another disk")
+    return Finding("Home", "ok", found)
+
+
+def _memory(settings: Settings) -> Finding:
+    available = psutil.virtual_memory().available / 2**30
+    found = f"{available:.1f} GB available, the engine may use {settings.server_memory} of heap"
+    if available < LOW_MEMORY_GB and not spark.running(settings):
+        return Finding("Memory", "warning", found, "close something, or lower SHOPMETRICS_SERVER_MEMORY")
+    return Finding("Memory", "ok", found)
+
+
+def _engine(settings: Settings) -> Finding:
+    path = spark.record_path(settings)
+    record = spark.running(settings)
+    if record:
+        return Finding("Engine", "ok", f"running, pid {record.pid}, port {record.port}, {record.memory_mb():.0f} MB")
+    if read_record(path):
+        return Finding("Engine", "warning", "its process lives but does not answer", "the next use replaces it")
+    return Finding("Engine", "ok", "not running; the first use starts it")

@@ -1,0 +1,96 @@
+"""Credentials: where they are looked up, and how they stay out of outputs and out of git.
+
+Order: the Databricks secret scope (in a workspace), the environment variable of the same name, the file
+``secrets.toml`` in the home directory, which only its owner may read. A value is a :class:`pydantic.SecretStr`:
+printed, logged or shown by a notebook it reads ``**********``; ``.get_secret_value()`` is the one way to the text.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+
+from shared.errors import SecretError
+from shared.runtime.process import write_private
+from shared.runtime.spark import on_databricks
+from shared.settings import Settings, get_settings
+
+
+def secrets_file(settings: Settings | None = None) -> Path:
+    """Return the path of the local secrets file."""
+    return (settings or get_settings()).home / "secrets.toml"
+
+
+def find(name: str, settings: Settings | None = None) -> SecretStr | None:
+    """Return a secret, or None if it is nowhere.
+
+    Raises:
+        SecretError: if the local file can be read by others than its owner, or is not TOML.
+    """
+    settings = settings or get_settings()
+    value = _from_databricks(name, settings) if on_databricks() else None
+    value = value or os.environ.get(name) or _read(settings).get(name)
+    return SecretStr(str(value)) if value else None
+
+
+def get(name: str, settings: Settings | None = None) -> SecretStr:
+    """Return a secret.
+
+    Raises:
+        SecretError: if it is nowhere, naming every place that was looked at.
+
+    Example:
+        >>> secrets.get("KAFKA_API_SECRET")
+        SecretStr('**********')
+    """
+    settings = settings or get_settings()
+    secret = find(name, settings)
+    if secret is None:
+        places = [f"Databricks scope {settings.secret_scope}"] if on_databricks() else []
+        places += [f"environment variable {name}", str(secrets_file(settings))]
+        raise SecretError(
+            f"The secret {name} is nowhere. Looked at: {', '.join(places)}.",
+            f"export {name}, or run `shopmetrics secret {name}`, which asks for it and keeps it in the file",
+        )
+    return secret
+
+
+def put(name: str, value: str, settings: Settings | None = None) -> None:
+    """Keep a secret in the local file, mode 0600, beside those already there."""
+    settings = settings or get_settings()
+    kept = _read(settings) | {name: value}
+    settings.home.mkdir(parents=True, exist_ok=True)
+    # A JSON string is a TOML string.
+    write_private(secrets_file(settings), "".join(f"{key} = {json.dumps(str(kept[key]))}\n" for key in sorted(kept)))
+
+
+def _read(settings: Settings) -> dict[str, Any]:
+    path = secrets_file(settings)
+    if not path.is_file():
+        return {}
+    if os.name == "posix" and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise SecretError(
+            f"{path} can be read by others: expected mode 600, found {stat.S_IMODE(path.stat().st_mode):o}.",
+            f"chmod 600 {path}, and replace the secrets in it if others were on this machine",
+        )
+    try:
+        return tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        # Not the line itself: it may hold a secret.
+        raise SecretError(f"{path} is not TOML: {error}.", 'each line must read NAME = "value"') from None
+
+
+def _from_databricks(name: str, settings: Settings) -> str | None:
+    from pyspark.dbutils import DBUtils  # exists in a workspace only
+
+    from shared.runtime.spark import connect
+
+    store = DBUtils(connect(settings)).secrets
+    names = {entry.key for entry in store.list(settings.secret_scope)}
+    return store.get(settings.secret_scope, name) if name in names else None
