@@ -6,7 +6,7 @@ tests, and the table ``ops.course_days`` of day 2.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from shared.errors import CourseError
@@ -25,6 +25,7 @@ class Day:
     title: str
     week: int
     minutes: int
+    root: Path = field(default=CHECKOUT, repr=False)
 
     @property
     def name(self) -> str:
@@ -34,12 +35,12 @@ class Day:
     @property
     def notebook(self) -> Path:
         """The notebook, with its stored outputs."""
-        return CHECKOUT / "notebooks" / f"{self.name}.ipynb"
+        return self.root / "notebooks" / f"{self.name}.ipynb"
 
     @property
     def lesson(self) -> Path:
         """The reading for the same day."""
-        return CHECKOUT / "lessons" / f"{self.name}.md"
+        return self.root / "lessons" / f"{self.name}.md"
 
 
 DAYS = (
@@ -49,6 +50,18 @@ DAYS = (
     Day(4, "bronze", "Products and bronze", week=1, minutes=75),
 )
 """Every day that is built, in order."""
+
+COLUMNS = "day INT, name STRING, title STRING, week INT, minutes INT"
+"""The columns of :func:`as_rows`, as a Spark schema."""
+
+
+def as_rows() -> list[tuple[int, str, str, int, int]]:
+    """Return the days as rows of the table ``ops.course_days``: day, name, title, week, minutes for a reader.
+
+    Example:
+        >>> spark.createDataFrame(as_rows(), COLUMNS).write.mode("overwrite").saveAsTable("ops.course_days")
+    """
+    return [(entry.number, entry.name, entry.title, entry.week, entry.minutes) for entry in DAYS]
 
 
 def day(number: int) -> Day:

@@ -56,7 +56,7 @@ def show(data: Tabular, n: int = 10, title: str = "", width: int = 60) -> None:
     Example:
         >>> show(spark.sql("SELECT status, count(*) AS orders FROM bronze.orders_raw GROUP BY 1 ORDER BY 1"))
     """
-    _put_table(shown(data, n, title, width))
+    put_table(shown(data, n, title, width))
 
 
 def shown(data: Tabular, n: int = 10, title: str = "", width: int = 60) -> Table:
@@ -111,7 +111,7 @@ def compare(before: Tabular, after: Tabular, key: str | Sequence[str], title: st
         >>> spark.sql("MERGE INTO ...")
         >>> compare(before, people, key="customer_id")
     """
-    _put_table(compared(before, after, key, title, width))
+    put_table(compared(before, after, key, title, width))
 
 
 def compared(before: Tabular, after: Tabular, key: str | Sequence[str], title: str = "", width: int = 60) -> Table:
@@ -279,7 +279,7 @@ def lakehouse_state(spark: SparkSession, settings: Settings | None = None) -> No
         here = [entry for entry in states if entry.table.startswith(f"{schema}.")]
         rows += [[Cell(e.table), Cell(str(e.version)), Cell(f"{e.rows:,}")] for e in here]
         rows += [] if here else [[Cell(f"{schema}: none yet"), Cell(""), Cell("")]]
-    _put_table(Table(["table", "version", "rows"], [False, True, True], rows, "State of your lakehouse"))
+    put_table(Table(["table", "version", "rows"], [False, True, True], rows, "State of your lakehouse"))
 
 
 def source(function: Callable[..., Any] | type, docstring: bool = True) -> None:
@@ -340,7 +340,8 @@ def _portable(string: str) -> str:
     return string.replace(home, "$SHOPMETRICS_HOME").replace(checkout + "/", "")
 
 
-def _put_table(table: Table) -> None:
+def put_table(table: Table) -> None:
+    """Show a table that was put together elsewhere."""
     _put({"text/html": _portable(table.html()), "text/plain": _portable(table.plain())})
 
 

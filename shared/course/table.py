@@ -52,18 +52,19 @@ def take(data: Tabular, n: int) -> Rows:
     """
     if isinstance(data, Rows):
         return Rows(data.columns, data.values[:n], data.more or len(data.values) > n)
-    kind = type(data)
+    given: Any = data
+    kind = type(given)
     if kind.__name__ == "DataFrame" and kind.__module__.startswith("pyspark.sql"):
         # Arrow keeps the time zone of an instant; `collect` would turn it into this machine's local time.
-        arrow = data.limit(n + 1).toArrow()  # type: ignore[union-attr]
+        arrow = given.limit(n + 1).toArrow()
         columns, series = tuple(arrow.column_names), [column.to_pylist() for column in arrow.columns]
     elif kind.__name__ == "DataFrame" and kind.__module__.startswith("pandas"):
-        frame: pd.DataFrame = data.iloc[: n + 1]  # type: ignore[union-attr, assignment, operator]
+        frame: pd.DataFrame = given.iloc[: n + 1]
         columns = tuple(map(str, frame.columns))
         series = [[_from_pandas(value) for value in frame.iloc[:, i].tolist()] for i in range(len(columns))]
-    elif isinstance(data, Sequence) and not isinstance(data, str):
-        columns = tuple(data[0]) if data else ()
-        series = [[row[column] for row in data[: n + 1]] for column in columns]
+    elif isinstance(given, Sequence) and not isinstance(given, str):
+        columns = tuple(given[0]) if given else ()
+        series = [[row[column] for row in given[: n + 1]] for column in columns]
     else:
         raise CourseError(
             f"A {kind.__module__}.{kind.__name__} cannot be shown as a table: expected a Spark or pandas DataFrame, "
