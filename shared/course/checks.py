@@ -204,7 +204,7 @@ def raise_if_failed(results: list[Result]) -> None:
 
 def receipt_path(number: int, settings: Settings) -> Path:
     """Return the file that :func:`report` writes for a day."""
-    return settings.run / "course" / f"{days.day(number).name}.json"
+    return settings.run / "course" / f"day_{number:02d}.json"
 
 
 def _write_receipt(number: int, results: list[Result], settings: Settings) -> None:
