@@ -18,6 +18,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -109,11 +110,11 @@ def store(path: Path, executed: Any) -> bool:
 
     stored = read(path)
     fresh = normalised(executed)
-    if _text(without_pictures(fresh)) == _text(without_pictures(stored)) and not _lacks_pictures(stored):
+    if as_file(without_pictures(fresh)) == as_file(without_pictures(stored)) and not _lacks_pictures(stored):
         return False
     add_pictures(fresh, _pictures(stored))
     nbformat.validate(fresh)
-    path.write_text(_text(fresh), encoding="utf-8")
+    path.writeas_file(as_file(fresh), encoding="utf-8")
     return True
 
 
@@ -121,7 +122,7 @@ def normalised(notebook: Any) -> Any:
     """Return a copy of an executed notebook with everything taken out that varies from run to run."""
     import nbformat
 
-    copy = nbformat.from_dict(json.loads(nbformat.writes(notebook)))
+    copy = deepcopy(notebook)
     copy.metadata = nbformat.from_dict({"kernelspec": KERNELSPEC, "language_info": LANGUAGE_INFO})
     copy.nbformat, copy.nbformat_minor = 4, 5
     for number, cell in enumerate(copy.cells):
@@ -143,7 +144,8 @@ def _normalise_output(output: Any, count: int) -> None:
         output.traceback = [f"{output.ename}: {output.evalue}"]
 
 
-def _text(notebook: Any) -> str:
+def as_file(notebook: Any) -> str:
+    """Return a notebook as it stands in its file."""
     import nbformat
 
     return str(nbformat.writes(notebook)).rstrip("\n") + "\n"
@@ -160,9 +162,7 @@ def figures(notebook: Any) -> list[Any]:
 
 def without_pictures(notebook: Any) -> Any:
     """Return a copy of a notebook whose figures have no picture."""
-    import nbformat
-
-    copy = nbformat.from_dict(json.loads(nbformat.writes(notebook)))
+    copy = deepcopy(notebook)
     for bundle in figures(copy):
         bundle.pop(PNG, None)
     return copy
