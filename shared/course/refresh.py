@@ -114,7 +114,7 @@ def store(path: Path, executed: Any) -> bool:
         return False
     add_pictures(fresh, _pictures(stored))
     nbformat.validate(fresh)
-    path.writeas_file(as_file(fresh), encoding="utf-8")
+    path.write_text(as_file(fresh), encoding="utf-8")
     return True
 
 
