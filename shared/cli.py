@@ -82,11 +82,13 @@ def settings(as_json: Json = False) -> None:
 
 
 @app.command(epilog="Example: `shopmetrics setup`")
-def setup() -> None:
+def setup(
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing if everything is there.")] = False,
+) -> None:
     """Fetch the engine's jars and record its start-up cache; `make setup` calls this."""
     from shared.runtime.setup import prepare
 
-    prepare()
+    prepare(quiet=quiet)
 
 
 @app.command(epilog="Example: `SHOPMETRICS_SERVER_MEMORY=3g shopmetrics up`")

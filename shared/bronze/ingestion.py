@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 from pyspark.sql import functions as F
@@ -197,7 +197,7 @@ def _start(
 
 
 def _observed(metrics: Row) -> dict[str, int]:
-    fields = metrics.asDict()
+    fields: dict[str, Any] = metrics.asDict()
     if "schema" in fields:  # Spark Connect hands over values and schema side by side
         return dict(zip([field["name"] for field in fields["schema"]["fields"]], fields["values"], strict=True))
     return fields

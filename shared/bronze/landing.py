@@ -51,7 +51,7 @@ def _read_header(path: Path, name: str, source: Source) -> tuple[LandedFile | No
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
         line = lines.readline().rstrip("\r\n")
     if not line:
-        return None, [f"{name}: the first line must name the columns, found " + ("an empty file" * (not line))]
+        return None, [f"{name}: the first line must name the columns, but it is empty"]
     header = tuple(next(csv.reader([line])))
     problems = [
         f"{name}: the required column {column} is missing" for column in source.column_names if column not in header

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
 from shared.runtime import spark, startup_cache
-from shared.runtime.jars import ensure_jars
+from shared.runtime.jars import ensure_jars, is_intact, listed_jars
 from shared.runtime.java import find_java
 from shared.runtime.process import stop
 from shared.settings import Settings, get_settings
@@ -26,8 +25,12 @@ DUMP_TIMEOUT = 180.0
 """Seconds that the JVM may take to write its cache when it ends."""
 
 
-def prepare(settings: Settings | None = None, say: Callable[[str], None] = print) -> None:
+def prepare(settings: Settings | None = None, *, quiet: bool = False) -> None:
     """Make everything ready that a first start needs; leaves nothing running.
+
+    Args:
+        settings: of this process by default.
+        quiet: say only what takes time or did not work.
 
     Raises:
         EngineError: if the jars cannot be had. A start-up cache that cannot be made is reported, not raised:
@@ -35,23 +38,30 @@ def prepare(settings: Settings | None = None, say: Callable[[str], None] = print
     """
     settings = settings or get_settings()
     java = find_java(settings)
-    say(f"Java {java.major}, {java.source}")
+    directory = settings.cache_dir / "jars"
+    wanting = [jar for jar in listed_jars() if not is_intact(directory / jar.filename, jar)]
+    if wanting:
+        print(f"Fetching {len(wanting)} engine jars ({sum(jar.bytes for jar in wanting) / 2**20:.0f} MB)", flush=True)
     jars = ensure_jars(settings)
-    say(f"{len(jars)} engine jars verified")
+    if not quiet:
+        print(f"Java {java.major}, {java.source}; {len(jars)} engine jars verified")
     if not settings.startup_cache or java.major < startup_cache.OLDEST_JAVA:
-        say("no start-up cache: " + ("switched off" if not settings.startup_cache else "needs the pinned JDK"))
+        if not quiet:
+            why = "switched off" if not settings.startup_cache else f"needs Java {startup_cache.OLDEST_JAVA}"
+            print(f"No start-up cache: {why}")
         return
     class_path = spark.class_path(settings)
     cache = startup_cache.cache_path(settings, java, class_path)
     with FileLock(settings.cache_dir / ".startup-cache.lock"):
         if not cache.is_file():
-            say("recording the start-up cache, about half a minute")
+            print("Recording the engine's start-up cache, about a minute, once", flush=True)
             _train(settings, cache)
             if not cache.is_file():
-                say("no start-up cache was written; the engine starts without one, some seconds slower")
+                print("No start-up cache was written; the engine starts without one, some seconds slower")
                 return
             startup_cache.remove_others(cache, class_path)
-    say(f"start-up cache ready ({cache.stat().st_size / 2**20:.0f} MB)")
+    if not quiet:
+        print(f"Start-up cache ready ({cache.stat().st_size / 2**20:.0f} MB)")
 
 
 def _train(settings: Settings, cache: Path) -> None:

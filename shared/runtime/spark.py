@@ -12,10 +12,12 @@ import atexit
 import logging
 import os
 import secrets
+import socket
 import subprocess
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import psutil
 from filelock import FileLock
@@ -41,6 +43,14 @@ from shared.settings import Settings, get_settings
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+REMOTE_TIMEOUT = 10.0
+"""Seconds in which the port of a ``SPARK_REMOTE`` must accept a connection; the client itself retries for minutes."""
+
+DEFAULT_CONNECT_PORT = 15002
+
+LOCAL_RETRIES = 4
+"""After 50, 200, 800 and 3,200 ms."""
 
 MAIN_CLASS = "org.apache.spark.sql.connect.service.SparkConnectServer"
 
@@ -268,16 +278,6 @@ def down(settings: Settings | None = None) -> bool:
 _open_session: tuple[str, SparkSession] | None = None
 
 
-@atexit.register
-def _close_session() -> None:
-    # Left to the interpreter's own clean-up, gRPC waits for a thread that no longer exists, for ever.
-    global _open_session
-    if _open_session:
-        session: Any = _open_session[1]
-        _open_session = None
-        session.client.close()
-
-
 def connect(settings: Settings | None = None) -> SparkSession:
     """Return a Spark session to the engine, starting the local one if none runs.
 
@@ -295,7 +295,8 @@ def connect(settings: Settings | None = None) -> SparkSession:
         return _databricks_session(settings or get_settings())
     address = os.environ.get("SPARK_REMOTE") or _address(up(settings or get_settings()))
     if _open_session is None or _open_session[0] != address or _open_session[1].is_stopped:  # type: ignore[attr-defined]
-        _close_session()
+        if _open_session:
+            _open_session[1].client.close()
         _open_session = (address, _session_at(address))
     return _open_session[1]
 
@@ -310,7 +311,7 @@ def _databricks_session(settings: Settings) -> SparkSession:
 
     session = SparkSession.builder.getOrCreate()
     session.sql(f"USE CATALOG `{settings.catalog}`")
-    return session
+    return session  # type: ignore[no-any-return]
 
 
 def session(record: ServerRecord) -> SparkSession:
@@ -326,12 +327,22 @@ def _address(record: ServerRecord) -> str:
 def _session_at(address: str) -> SparkSession:
     from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
+    from pyspark.sql.connect.client.retries import DefaultPolicy
 
     # pyspark logs every failed query as a page of JSON beside the exception that it raises anyway.
     logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
+    target = urlsplit(address)
     try:
+        with socket.create_connection((target.hostname, target.port or DEFAULT_CONNECT_PORT), REMOTE_TIMEOUT):
+            pass
         session: Any = SparkSession.builder.remote(address).create()
-        session.version  # noqa: B018  the first request: a wrong address or token shows here, not in a later cell
+        # Close before the interpreter's own clean-up does: that one first retries for minutes if the server is gone,
+        # and then waits for a gRPC thread that has already ended.
+        atexit.register(session.client.close)
+        if target.hostname == "localhost":
+            # A local server that does not answer for some seconds is gone; a distant one gets pyspark's ten minutes.
+            session.client.set_retry_policies([DefaultPolicy(max_retries=LOCAL_RETRIES)])
+        session.version  # noqa: B018  the first request: a wrong token shows here, not in a later cell
     except (PySparkException, OSError) as error:
         where = address.split(";")[0]
         raise EngineError(

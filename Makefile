@@ -1,0 +1,59 @@
+# Two commands do everything: `make course` and `make test`. Each sets up what it needs first.
+.DEFAULT_GOAL := help
+.PHONY: help setup course test lint lab notebooks lock clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+
+help:
+	@echo "make course     set up, then run the course from the first day to the last"
+	@echo "make test       set up, then run every test"
+	@echo "make setup      prepare everything, run nothing"
+	@echo "make lab        open the notebooks in JupyterLab"
+	@echo "make lint       check style and types"
+	@echo "make notebooks  execute the notebooks and store their outputs"
+	@echo "make lock       renew constraints.txt"
+	@echo "make clean      remove what was installed and built; data stay"
+
+setup: $(VENV)/.installed
+	@$(BIN)/shopmetrics setup --quiet
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer was found"; \
+		echo "  -> install one, or name it: make PYTHON=/path/to/python3 $(MAKECMDGOALS)"; exit 1; }
+	@echo "Installing into $(VENV) with $(PYTHON), a minute or two"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "error: $(PYTHON) cannot make virtual environments"; \
+		echo "  -> on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+course: setup
+	@$(BIN)/shopmetrics course
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+lab: setup
+	$(BIN)/jupyter lab notebooks
+
+notebooks: setup
+	$(BIN)/python -m shared.course.refresh
+
+# One lock for every Python and platform, without the address of an index.
+lock: setup
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
+		--extra dev pyproject.toml --output-file constraints.txt
+
+clean:
+	@test ! -x $(BIN)/shopmetrics || $(BIN)/shopmetrics down
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

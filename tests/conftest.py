@@ -1,0 +1,35 @@
+"""Every test run has a home of its own: nothing here ever touches a learner's data or engine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Before anything reads the settings. The cache of jars is shared: its content is verified.
+for _name in [name for name in os.environ if name.startswith("SHOPMETRICS_") and name != "SHOPMETRICS_CACHE_DIR"]:
+    del os.environ[_name]
+os.environ.pop("SPARK_REMOTE", None)
+_HOME = Path(tempfile.mkdtemp(prefix="shopmetrics-tests-"))
+os.environ["SHOPMETRICS_HOME"] = str(_HOME)
+
+from shared.settings import Settings, get_settings  # noqa: E402
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings with a home that only this test uses."""
+    return get_settings().model_copy(update={"home": tmp_path / "home"})
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _leave_nothing() -> Iterator[None]:
+    yield
+    from shared.runtime import spark
+
+    spark.down()
+    shutil.rmtree(_HOME, ignore_errors=True)

@@ -1,0 +1,244 @@
+"""Bronze told as deliveries: what lands, what is in the tables afterwards."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from generators import generate
+from shared import bronze, catalog
+from shared.bronze.contracts import AUDIT_COLUMNS, PRODUCTS, SOURCES
+from shared.bronze.ingestion import checkpoint_path
+from shared.bronze.landing import LandedFile
+from shared.bronze.parsing import parse_lines
+from shared.clock import batch_date, ingested_at
+from shared.errors import PipelineError, SourceError
+from shared.runtime import spark as engine
+from shared.settings import get_settings
+
+HEADER = "product_id,product_name,category,brand,list_price,is_active,updated_at"
+ROW = "P-1,Kettle,Home & Kitchen,Acme,19.90,true,2026-01-01 08:00:00"
+
+
+@pytest.fixture
+def shop(spark):
+    """An empty landing volume and no bronze tables, on the engine that all tests share."""
+    values = get_settings()
+
+    def clean():
+        for name in SOURCES:
+            bronze.reset(spark, name)
+        shutil.rmtree(values.raw, ignore_errors=True)
+
+    clean()
+    values.raw.mkdir(parents=True)
+    yield values
+    clean()
+
+
+def deliver(values, text: str, name: str = "products.csv", batch: str = "2026-01-01") -> Path:
+    path = values.raw / "products" / batch / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def versions(spark) -> dict[str, int]:
+    return {source.bronze_table: catalog.version(spark, source.bronze_table) for source in SOURCES.values()}
+
+
+def products(spark, columns: str = "*") -> list:
+    return spark.sql(f"SELECT {columns} FROM bronze.products_raw ORDER BY ALL").collect()
+
+
+def test_every_row_of_every_file_is_there_once_and_a_second_run_changes_nothing(spark, shop):
+    manifest = generate(shop.raw, scale=0.02, seed=7, defects=0.05, days=2, progress=False)
+    results = {result.table: result for result in bronze.ingest(spark)}
+    for name, source in SOURCES.items():
+        result, table = results[source.bronze_table], spark.table(source.bronze_table)
+        assert result.rows == table.count() == manifest.rows(name)
+        assert result.malformed == table.where("_malformed IS NOT NULL").count()
+        assert result.malformed == manifest.defects(name)["malformed_line"] > 0
+        assert result.files == table.select("source_file").distinct().count() == len(manifest.files(name))
+
+    before = versions(spark)
+    assert [(result.files, result.rows) for result in bronze.ingest(spark)] == [(0, 0)] * 3
+    assert versions(spark) == before
+
+
+def test_the_tables_are_as_the_contract_says(spark, shop):
+    for source in SOURCES.values():
+        bronze.create_table(spark, source)
+        described = catalog.describe(spark, source.bronze_table).collect()
+        assert [(row.column, row.type, row.comment) for row in described] == [
+            (column.name, column.type.lower().replace(", ", ","), column.comment)
+            for column in (*source.columns, *AUDIT_COLUMNS)
+        ]
+
+
+def test_a_later_day_adds_its_own_files_only(spark, shop):
+    generate(shop.raw, scale=0.01, seed=7, defects=0, days=1, progress=False)
+    bronze.ingest(spark)
+    manifest = generate(shop.raw, scale=0.01, seed=7, defects=0, days=2, progress=False)
+    assert [result.files for result in bronze.ingest(spark)] == [1, 1, 1]
+    assert spark.table("bronze.orders_raw").count() == manifest.rows("orders")
+
+
+def test_audit_columns_follow_from_the_file_and_not_from_the_wall_clock(spark, shop):
+    deliver(shop, f"{HEADER}\n{ROW}\n", name="with space+plus.csv", batch="2026-01-01")
+    bronze.ingest(spark, ["products"])
+    (row,) = products(spark)
+    assert row.source_file == "products/2026-01-01/with space+plus.csv"
+    assert row.batch_id == "2026-01-01"
+    assert row.ingested_at.isoformat() == ingested_at(batch_date(1)).replace(tzinfo=None).isoformat()
+
+
+def test_a_file_delivered_again_under_its_name_is_ingested_once(spark, shop):
+    path = deliver(shop, f"{HEADER}\n{ROW}\n")
+    bronze.ingest(spark, ["products"])
+    path.unlink()
+    deliver(shop, f"{HEADER}\n{ROW}\n")
+    assert bronze.ingest(spark, ["products"])[0].rows == 0
+    assert len(products(spark)) == 1
+
+
+def test_a_file_that_is_years_older_than_the_newest_is_not_passed_over(spark, shop):
+    deliver(shop, f"{HEADER}\n{ROW}\n", name="new.csv")
+    bronze.ingest(spark, ["products"])
+    late = deliver(shop, f"{HEADER}\n{ROW}\n", name="late.csv")
+    os.utime(late, (0, 0))
+    assert bronze.ingest(spark, ["products"])[0].rows == 1
+
+
+def test_columns_are_matched_by_name_and_unknown_ones_kept_aside_and_reported(spark, shop):
+    deliver(shop, f"{HEADER}\n{ROW}\n", name="a.csv")
+    reordered = "updated_at,colour,list_price,product_id,product_name,category,brand,is_active"
+    deliver(shop, f"{reordered}\n2026-01-01 09:00:00,red,5.00,P-2,Cup,Home,Acme,false\n", name="b.csv")
+    (result,) = bronze.ingest(spark, ["products"])
+    assert result.extra_columns == {"products/2026-01-01/b.csv": ["colour"]}
+    first, second = products(spark, "product_id, list_price, is_active, _extra, _malformed")
+    assert (first.product_id, str(first.list_price), first.is_active, first._extra) == ("P-1", "19.90", True, None)
+    assert (second.product_id, str(second.list_price), second.is_active) == ("P-2", "5.00", False)
+    assert second._extra == {"colour": "red"}
+    assert first._malformed is second._malformed is None
+
+
+def test_a_missing_column_stops_the_run_before_anything_is_written(spark, shop):
+    deliver(shop, f"{HEADER}\n{ROW}\n", name="good.csv")
+    bad = deliver(shop, "product_id,product_name\nP-3,Lamp\n", name="bad.csv")
+    with pytest.raises(SourceError, match=r"products/2026-01-01/bad\.csv: the required column category is missing"):
+        bronze.ingest(spark)
+    bad.unlink()
+    assert bronze.ingest(spark, ["products"])[0].rows == 1
+
+
+def test_an_unknown_source_is_refused_with_the_valid_ones(spark):
+    with pytest.raises(SourceError, match=r"'payments'\. Sources: customers, products, orders"):
+        bronze.ingest(spark, ["payments"])
+
+
+def test_bronze_refuses_to_change_or_forget_a_row(spark, shop):
+    deliver(shop, f"{HEADER}\n{ROW}\n")
+    bronze.ingest(spark, ["products"])
+    with pytest.raises(Exception, match="DELTA_CANNOT_MODIFY_APPEND_ONLY"):
+        spark.sql("DELETE FROM bronze.products_raw")
+
+
+def test_a_table_without_its_checkpoint_is_not_filled_twice(spark, shop):
+    deliver(shop, f"{HEADER}\n{ROW}\n")
+    bronze.ingest(spark, ["products"])
+    shutil.rmtree(checkpoint_path(PRODUCTS, shop))
+    with pytest.raises(PipelineError, match=r"is gone(.|\n)*shopmetrics reset bronze\.products_raw"):
+        bronze.ingest(spark, ["products"])
+    bronze.reset(spark, "products")
+    assert bronze.ingest(spark, ["products"])[0].rows == 1
+
+
+def test_a_checkpoint_without_its_table_does_not_skip_files(spark, shop):
+    deliver(shop, f"{HEADER}\n{ROW}\n")
+    bronze.ingest(spark, ["products"])
+    catalog.drop_table(spark, "bronze.products_raw")
+    with pytest.raises(PipelineError, match=r"belongs to a table that was dropped(.|\n)*shopmetrics reset"):
+        bronze.ingest(spark, ["products"])
+
+
+LINES = {
+    "fits": (ROW, False),
+    "a quoted comma and a doubled quote": ('P-1,"Kettle, ""big""",Home,Acme,19.90,true,2026-01-01 08:00:00', False),
+    "a backslash is just a character": ("P-1,Kettle\\,Home,Acme,19.90,true,2026-01-01 08:00:00", False),
+    "empty fields are NULL": ("P-1,,,,,,", False),
+    "too few fields": ("P-1,Kettle,Home", True),
+    "too many fields": (ROW + ",more", True),
+    "a word where a number must be": (ROW.replace("19.90", "cheap"), True),
+    "a date that is none": (ROW.replace("2026-01-01", "2026-13-45"), True),
+    "a byte that is not UTF-8": (ROW.replace("Kettle", "Kett\ufffdle"), True),
+}
+
+
+@pytest.mark.parametrize(("line", "is_malformed"), LINES.values(), ids=LINES.keys())
+def test_a_line_is_kept_as_it_came_if_it_does_not_fit(spark, line, is_malformed):
+    path = "products/2026-01-01/a.csv"
+    lines = spark.createDataFrame([(line, f"file:/x/{path}")], "value STRING, file_path STRING")
+    row = parse_lines(lines, PRODUCTS, [LandedFile(path, HEADER, tuple(HEADER.split(",")))]).first()
+    assert row._malformed == (line if is_malformed else None)
+    assert row.product_id == "P-1"
+
+
+def test_quoted_fields_arrive_as_they_were_meant(spark):
+    path = "products/2026-01-01/a.csv"
+    texts = [LINES["a quoted comma and a doubled quote"][0], LINES["empty fields are NULL"][0], HEADER, "", "  "]
+    lines = spark.createDataFrame([(text, f"file:/x/{path}") for text in texts], "value STRING, file_path STRING")
+    rows = parse_lines(lines, PRODUCTS, [LandedFile(path, HEADER, tuple(HEADER.split(",")))]).collect()
+    assert [row.product_name for row in rows] == ['Kettle, "big"', None]
+
+
+@pytest.mark.parametrize("moment", ["offsets", "commits"])
+def test_killed_in_the_middle_a_second_run_completes_and_doubles_nothing(settings, moment):
+    """The engine is really killed: when the batch has been planned, and when its first commit is being written."""
+    manifest = generate(settings.raw, scale=1, seed=7, defects=0.01, days=1, progress=False)
+    started = engine.up(settings)
+    session = engine.session(started)
+    pid = os.fork()
+    if pid == 0:  # the run that will be cut off; whatever becomes of it, this copy of the test must not go on
+        try:
+            os.execvpe("shopmetrics", ["shopmetrics", "pipeline", "run"], _environment(settings))
+        finally:
+            os._exit(127)
+    stream = checkpoint_path(SOURCES["orders"], settings) / "stream"
+    log = catalog.table_path("bronze.orders_raw", settings)
+    deadline = time.monotonic() + 60
+    while not (any((stream / "offsets").glob("[0-9]*")) if moment == "offsets" else any(log.glob("*.parquet"))):
+        assert time.monotonic() < deadline, f"no {moment} appeared"
+    os.kill(started.pid, signal.SIGKILL)
+    session.client.close()
+    psutil.wait_procs([process] if (process := started.process()) else [], timeout=10)
+    psutil.Process(pid).kill()
+    os.waitpid(pid, 0)
+    assert not (stream / "commits" / "0").exists(), "the run was over before it could be killed"
+
+    session = engine.session(engine.up(settings))
+    try:
+        bronze.ingest(session, settings=settings)
+        for name, source in SOURCES.items():
+            table = session.table(source.bronze_table)
+            assert table.count() == manifest.rows(name)
+            per_file = dict(
+                session.sql(f"SELECT source_file, count(*) FROM {source.bronze_table} GROUP BY 1").collect()
+            )
+            assert per_file == {file.path: file.rows for file in manifest.files(name)}
+    finally:
+        session.stop()
+        engine.down(settings)
+
+
+def _environment(settings) -> dict[str, str]:
+    import sys
+
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | {"SHOPMETRICS_HOME": str(settings.home), "PATH": path}

@@ -1,0 +1,165 @@
+"""The engine as its users and their accidents meet it. Every test here has a home, and so an engine, of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from shared import catalog
+from shared.errors import EngineError
+from shared.runtime import spark as engine
+from shared.runtime.process import read_record, write_private
+from shared.settings import CHECKOUT
+
+
+@pytest.fixture
+def home(settings):
+    yield settings
+    engine.down(settings)
+
+
+def in_new_process(home, code: str, **environment: str) -> subprocess.Popen[str]:
+    variables = os.environ | {"SHOPMETRICS_HOME": str(home.home)} | environment
+    return subprocess.Popen(
+        [sys.executable, "-c", code], env=variables, cwd=CHECKOUT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def processes_of(home) -> list[psutil.Process]:
+    """Every process that was started with a file of this home on its command line."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if any(str(home.home) in part for part in process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_tables_survive_down_and_up_and_nothing_is_left_running(home):
+    record = engine.up(home)
+    session = engine.session(record)
+    session.sql("CREATE TABLE ops.kept (id INT COMMENT 'a key') COMMENT 'kept'")
+    session.sql("INSERT INTO ops.kept VALUES (1), (2)")
+    session.stop()
+
+    assert engine.down(home) is True
+    assert processes_of(home) == []
+    assert not psutil.pid_exists(record.pid) or record.process() is None
+    assert engine.down(home) is False
+
+    session = engine.session(engine.up(home))
+    assert catalog.tables(session) == ["ops.kept"]
+    assert catalog.state(session) == [catalog.TableState("ops.kept", version=1, rows=2)]
+    assert catalog.describe(session, "ops.kept").first().comment == "a key"
+    catalog.drop_table(session, "ops.kept", home)
+    assert catalog.tables(session) == []
+    assert not catalog.table_path("ops.kept", home).exists()
+    session.stop()
+
+
+def test_two_processes_at_once_start_one_server(home):
+    code = "import shared; from shared.runtime import spark; shared.connect(); print(spark.running().pid)"
+    both = [in_new_process(home, code) for _ in range(2)]
+    answers = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], answers
+    assert len({out for out, _ in answers}) == 1
+    assert len(processes_of(home)) == 1
+
+
+def test_a_killed_server_is_replaced_and_its_tables_are_still_there(home):
+    first = engine.up(home)
+    session = engine.session(first)
+    session.sql("CREATE TABLE ops.kept AS SELECT 1 AS id")
+    session.client.close()
+    os.kill(first.pid, signal.SIGKILL)
+    first.process() and psutil.wait_procs([first.process()], timeout=10)
+
+    assert engine.running(home) is None
+    second = engine.up(home)
+    assert second.pid != first.pid
+    session = engine.session(second)
+    assert session.table("ops.kept").count() == 1
+    session.stop()
+
+
+def test_a_process_that_is_alive_but_does_not_answer_is_replaced(home):
+    first = engine.up(home)
+    deaf = json.loads(engine.record_path(home).read_text()) | {"port": 1}
+    write_private(engine.record_path(home), json.dumps(deaf))
+    second = engine.up(home)
+    assert second.port != 1
+    assert first.process() is None
+
+
+def test_a_record_that_an_earlier_boot_left_is_replaced(home):
+    engine.up(home)
+    stale = json.loads(engine.record_path(home).read_text())
+    engine.down(home)
+    write_private(engine.record_path(home), json.dumps(stale | {"pid": os.getpid()}))
+    record = engine.up(home)
+    assert record.pid != os.getpid()
+    assert read_record(engine.record_path(home)) == record
+
+
+def test_nobody_gets_in_without_the_token(home):
+    record = engine.up(home)
+    for token in ("", ";token=guess"):
+        code = f"from pyspark.sql import SparkSession as S; S.builder.remote('sc://localhost:{record.port}/{token}')"
+        process = in_new_process(home, code + ".create().range(1).count()", SPARK_CONNECT_MODE_ENABLED="1")
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode != 0
+        assert "UNAUTHENTICATED" in errors or "Invalid authentication token" in errors, errors
+    assert record.token not in " ".join(record.process().cmdline())
+    assert all(connection.laddr.ip in ("127.0.0.1", "::ffff:127.0.0.1", "::1")
+               for connection in record.process().net_connections("tcp")
+               if connection.status == psutil.CONN_LISTEN)  # fmt: skip
+
+
+def test_a_server_that_cannot_start_says_why(home):
+    greedy = home.model_copy(update={"server_memory": "999999g"})
+    with pytest.raises(EngineError, match=r"exit code 1 before it answered\.\n(.|\n)*engine\.log"):
+        engine.up(greedy)
+    assert processes_of(home) == []
+
+
+def test_an_address_where_nobody_answers_is_named(home, monkeypatch):
+    monkeypatch.setenv("SPARK_REMOTE", "sc://localhost:1")
+    monkeypatch.setattr(engine, "REMOTE_TIMEOUT", 2.0)
+    with pytest.raises(EngineError, match=r"sc://localhost:1.*(.|\n)*SPARK_REMOTE"):
+        engine.connect(home)
+
+
+def test_memory_and_cores_are_as_set(home):
+    modest = home.model_copy(update={"server_memory": "700m", "server_cores": 1})
+    record = engine.up(modest)
+    assert "-Xmx700m" in (home.run / "engine.args").read_text()
+    session = engine.session(record)
+    assert session.conf.get("spark.master") == "local[1]"
+    session.stop()
+
+
+def test_the_schemas_have_comments_and_their_own_directories(spark):
+    from shared.settings import get_settings
+
+    for name, comment in catalog.SCHEMAS.items():
+        described = {row.info_name: row.info_value for row in spark.sql(f"DESCRIBE SCHEMA {name}").collect()}
+        assert described["Comment"] == comment
+        assert described["Location"].endswith(str(get_settings().lakehouse / name))
+
+
+def test_a_failed_query_is_a_sentence_and_not_a_page(spark):
+    from pyspark.errors import AnalysisException
+
+    with pytest.raises(AnalysisException) as raised:
+        spark.sql("SELECT nothing FROM ops.nowhere").collect()
+    assert "JVM stacktrace" not in str(raised.value)
+    assert "cannot be found" in str(raised.value)

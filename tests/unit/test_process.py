@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from shared.errors import EngineError
+from shared.runtime import process
+from shared.runtime.process import ServerRecord
+
+
+@pytest.fixture
+def child():
+    started = subprocess.Popen([sys.executable, "-c", "import sys; print('ready', flush=True); sys.stdin.read()"],
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+    assert started.stdout
+    started.stdout.readline()
+    yield started
+    started.kill()
+    started.communicate()
+
+
+def record_of(pid: int, created: float | None = None) -> ServerRecord:
+    created = psutil.Process(pid).create_time() if created is None else created
+    return ServerRecord("engine", pid, created, 1, "token", "command")
+
+
+def test_a_record_survives_the_disk_and_is_private(tmp_path, child):
+    path = tmp_path / "engine.json"
+    process.write_record(path, record_of(child.pid))
+    assert process.read_record(path) == record_of(child.pid)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert os.listdir(tmp_path) == ["engine.json"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": 1}', "null"])
+def test_a_torn_record_counts_as_none(tmp_path, text):
+    path = tmp_path / "engine.json"
+    path.write_text(text)
+    assert process.read_record(path) is None
+
+
+def test_a_pid_that_now_belongs_to_somebody_else_is_never_ended(child):
+    somebody_else = record_of(child.pid, created=psutil.Process(child.pid).create_time() - 3600)
+    assert somebody_else.process() is None
+    assert process.stop(somebody_else) is False
+    assert child.poll() is None
+
+
+def test_stop_ends_the_process_and_its_children(child):
+    assert process.stop(record_of(child.pid), timeout=10) is True
+    assert record_of(os.getpid()).process() is not None
+    assert not psutil.pid_exists(child.pid) or psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_process_that_ignores_the_polite_request_is_ended_all_the_same():
+    stubborn = subprocess.Popen(
+        [sys.executable, "-c", "import signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+         "print('ready', flush=True); signal.pause()"], stdout=subprocess.PIPE)  # fmt: skip
+    assert stubborn.stdout
+    stubborn.stdout.readline()
+    record = record_of(stubborn.pid)
+    assert process.stop(record, timeout=0.2) is True
+    assert record.process() is None
+    stubborn.communicate()
+
+
+def test_a_taken_port_is_named_with_the_setting_that_asked_for_it():
+    with socket.socket() as taken:
+        taken.bind((process.LOOPBACK, 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(EngineError, match=rf"SHOPMETRICS_SPARK_PORT={port}, but port {port} .* already in use"):
+            process.choose_port(port, "SHOPMETRICS_SPARK_PORT")
+
+
+def test_a_home_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(EngineError, match=r"Cannot make the directory .*file/home(.|\n)*SHOPMETRICS_HOME"):
+        process.private_directory(tmp_path / "file" / "home")

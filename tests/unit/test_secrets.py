@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import stat
+
+import pytest
+
+from shared import secrets
+from shared.errors import SecretError
+
+
+def test_a_secret_is_masked_wherever_it_is_printed(settings):
+    secrets.put("KAFKA_API_SECRET", "hunter2", settings)
+    value = secrets.get("KAFKA_API_SECRET", settings)
+    assert "hunter2" not in f"{value} {value!r} {[value]}"
+    assert value.get_secret_value() == "hunter2"
+
+
+def test_the_environment_comes_before_the_file(settings, monkeypatch):
+    secrets.put("A_SECRET", "from the file", settings)
+    monkeypatch.setenv("A_SECRET", "from the environment")
+    assert secrets.get("A_SECRET", settings).get_secret_value() == "from the environment"
+
+
+def test_the_file_is_for_its_owner_only_and_keeps_what_was_there(settings):
+    secrets.put("ONE", 'with "quotes" and \\', settings)
+    secrets.put("TWO", "2", settings)
+    assert stat.S_IMODE(secrets.secrets_file(settings).stat().st_mode) == 0o600
+    assert secrets.get("ONE", settings).get_secret_value() == 'with "quotes" and \\'
+
+
+def test_a_file_that_others_may_read_is_refused(settings):
+    secrets.put("ONE", "1", settings)
+    secrets.secrets_file(settings).chmod(0o644)
+    with pytest.raises(SecretError, match=r"expected mode 600, found 644(.|\n)*chmod 600"):
+        secrets.get("ONE", settings)
+
+
+def test_a_missing_secret_names_every_place_that_was_looked_at(settings):
+    with pytest.raises(SecretError) as raised:
+        secrets.get("NOT_THERE", settings)
+    assert "environment variable NOT_THERE" in str(raised.value)
+    assert str(secrets.secrets_file(settings)) in str(raised.value)
+
+
+def test_a_torn_file_is_reported_without_showing_its_content(settings):
+    secrets.put("ONE", "1", settings)
+    secrets.secrets_file(settings).write_text('PASSWORD = "hunter2')
+    with pytest.raises(SecretError, match="is not TOML") as raised:
+        secrets.get("PASSWORD", settings)
+    assert "hunter2" not in str(raised.value)
