@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -23,8 +24,7 @@ def run(table: str) -> None:
     try:
         _command(table)()
     except ShopMetricsError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] ", str(error), sep="", markup=True)
-        raise SystemExit(1) from None
+        raise SystemExit(f"error: {error}") from None
 
 
 def _command(table: str) -> typer.Typer:
@@ -50,14 +50,16 @@ def _command(table: str) -> typer.Typer:
     return app
 
 
-def overview(manifest: Manifest, tables: list[str]) -> Table:
-    """Return a table for people: the files of these tables with rows, size and defects."""
-    view = Table(title=f"{manifest.landing}  ({manifest.plan})", title_justify="left")
-    for column in ("file", "rows", "MB", "defects in the batch"):
-        view.add_column(column, justify="right" if column in ("rows", "MB") else "left")
+def overview(manifest: Manifest, tables: Sequence[str]) -> Table:
+    """Return a table for people: what each batch of these tables holds. Defects by kind are in the manifest."""
+    view = Table(title=f"{manifest.landing}  {manifest.plan}", title_justify="left", show_edge=False)
+    view.add_column("table")
+    view.add_column("batch date")
+    for column in ("files", "rows", "MB", "defective rows"):
+        view.add_column(column, justify="right")
     for table in tables:
-        for entry in manifest.tables[table].values():
-            found = ", ".join(f"{kind} {rows:,}" for kind, rows in entry.defects.items() if rows)
-            for n, file in enumerate(entry.files):
-                view.add_row(file.path, f"{file.rows:,}", f"{file.bytes / 1e6:.1f}", "" if n else found or "none")
+        for batch_date, entry in manifest.tables.get(table, {}).items():
+            size = sum(file.bytes for file in entry.files) / 1e6
+            defects = sum(entry.defects.values())
+            view.add_row(table, batch_date, str(len(entry.files)), f"{entry.rows:,}", f"{size:.1f}", f"{defects:,}")
     return view

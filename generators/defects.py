@@ -38,7 +38,7 @@ STATUSES = ("pending", "confirmed", "shipped", "delivered", "cancelled", "return
 
 HOW_TO_FIND = {
     "redelivered_file": "rows that equal, in every field, a row of an earlier batch: all rows of the copied file",
-    "malformed_line": "lines with too few fields, with too many, or with text where a number must be",
+    "malformed_line": "lines with too few or too many fields, or with text where a number or a date must be",
     "null_key": "rows whose first column is empty",
     "null_email": "rows whose email is empty",
     "malformed_email": "rows whose email does not match [^@ ]+@[^@ ]+\\.[^@ ]+ as a whole",
@@ -69,16 +69,18 @@ ROW_KINDS = {
 _ENOUGH_ROWS = 100
 _FIRST_REDELIVERY, _REDELIVERY_EVERY = 2, 5
 
-UNKNOWN_PRODUCTS = 900_000_000
-"""Product ids from here on exist in no products file."""
+_UNKNOWN_PRODUCTS = 9_000_000
+"""No catalogue is so large that it has a product with this number or a higher one."""
 
 
 def rows_per_kind(plan: Plan, table: str, day: int, rows: int) -> int:
     """Return how many rows of a batch each kind of defect strikes: ``rate * rows / kinds``, rounded by chance."""
     if plan.defects == 0:
         return 0
+    # Nothing can be late in the historical load.
+    kinds = len(ROW_KINDS[table]) - (day == 0)
     luck = plan.stream("defects", table, "rounding").unit(np.array([day]))
-    count = int(plan.defects * rows / len(ROW_KINDS[table]) + float(luck[0]))
+    count = int(plan.defects * rows / kinds + float(luck[0]))
     return max(count, 1) if rows >= _ENOUGH_ROWS else count
 
 
@@ -112,7 +114,7 @@ def non_positive_quantity(row: Row, variant: int) -> list[Row]:
 
 def unknown_product(row: Row, variant: int) -> list[Row]:
     """The product does not exist."""
-    return [{**row, "product_id": str(UNKNOWN_PRODUCTS + variant)}]
+    return [{**row, "product_id": f"P-{_UNKNOWN_PRODUCTS + variant}"}]
 
 
 def impossible_status(row: Row, variant: int) -> list[Row]:
@@ -127,13 +129,13 @@ def null_key(row: Row, variant: int) -> list[Row]:
 
 
 def malformed_line(row: Row, variant: int) -> list[Row]:
-    """The line does not fit the schema: a field too few, a field too many, or text for a number."""
+    """The line does not fit the schema: a field too few, one too many, or text for a number or date."""
     if variant % 3 == 0:
         return [dict(list(row.items())[:-1])]
     if variant % 3 == 1:
         return [{**row, "surplus": "?"}]
-    number = next(column for column in ("quantity", "list_price", "customer_id") if column in row)
-    return [{**row, number: "n/a"}]
+    typed = next(column for column in ("quantity", "list_price", "signup_date") if column in row)
+    return [{**row, typed: "n/a"}]
 
 
 def duplicate_row(row: Row, variant: int) -> list[Row]:
@@ -221,7 +223,10 @@ class Flaws:
         struck = self.positions[start:stop] - first
         rows = csv.reader(lines.take(pa.array(struck)).to_pylist())
         replacements = [
-            csv_text(spoiled.values() for spoiled in DEFECTS[_NAMES[kind]](dict(zip(self.columns, row)), variant))
+            csv_text(
+                spoiled.values()
+                for spoiled in DEFECTS[_NAMES[kind]](dict(zip(self.columns, row, strict=True)), variant)
+            )
             for row, kind, variant in zip(rows, self.kinds[start:stop], self.variants[start:stop].tolist(), strict=True)
         ]
         mask = np.zeros(len(lines), dtype=bool)

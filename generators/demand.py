@@ -69,9 +69,9 @@ _SEASON = (88, 86, 92, 95, 97, 95, 90, 88, 97, 103, 116, 136)
 _HOUR = (14, 8, 5, 3, 3, 5, 12, 24, 38, 50, 58, 62, 66, 60, 56, 56, 60, 68, 80, 96, 104, 92, 60, 30)
 """Orders from midnight to midnight: a bump at lunch, a peak at 20:00."""
 
-_LAUNCH_DAYS = 7
-_LAUNCH_SHARE = 10
-"""Per cent of the year's customers who sign up in the launch week; the others follow evenly."""
+_LAUNCH_DAYS = 14
+_LAUNCH_SHARE = 40
+"""Per cent of the year's customers who sign up in the first two weeks; the others follow evenly."""
 
 _FINE = 1 << 20
 """Steps into which a day or a year is divided."""
@@ -156,4 +156,5 @@ def time_of_day(position: Ints, of: Ints | int, jitter: Ints) -> Ints:
     before = np.concatenate([[0], np.cumsum(weights)])
     share = (position * _FINE + jitter) // of * before[-1]
     hour = np.searchsorted(before[1:] * _FINE, share, side="right")
-    return hour * 3_600 + (share - before[hour] * _FINE) * 3_600 // (weights[hour] * _FINE)
+    second: Ints = hour * 3_600 + (share - before[hour] * _FINE) * 3_600 // (weights[hour] * _FINE)
+    return second

@@ -20,7 +20,17 @@ import pyarrow as pa
 
 from generators import demand
 from generators.defects import DOUBLING, SPOILING, Flaws, early_orders, rows_per_kind
-from generators.landing import Batch, csv_lines, dates, flags, joined, null_where, timestamps, whole_numbers
+from generators.landing import (
+    Batch,
+    csv_lines,
+    dates,
+    flags,
+    identifiers,
+    joined,
+    null_where,
+    timestamps,
+    whole_numbers,
+)
 from generators.plan import Plan
 from generators.pools import COUNTRIES, FIRST_NAMES, LAST_NAMES, PLACES, STREETS, load_pools, take
 from generators.random_streams import Bools, Ints, Lottery, Stream, heavy_tail
@@ -53,7 +63,7 @@ _CHANGE_WEIGHTS = (25, 20, 30, 15, 10)
 _DOMAINS = ("example.com", "example.net", "example.org", "mail.example.com", "post.example.net", "box.example.org")
 _SEGMENTS = ("Consumer", "Small Business", "Corporate", None)
 _SEGMENT_WEIGHTS = (68, 19, 10, 3)
-_NO_PHONE_EVERY, _NO_HOME_EVERY = 20, 30
+_NO_PHONE_EVERY, _NO_ADDRESS_EVERY = 20, 30
 """One customer in so many has none."""
 
 _CHANGED_IN_HISTORY = 0.25
@@ -65,8 +75,13 @@ _COMES_BACK = 0.2
 """Share of the closed accounts that are opened again on a day."""
 
 _NEVER_ORDERS = 0.2
-_FEWEST_TICKETS, _MOST_TICKETS = 2, 120
+_FEWEST_TICKETS, _MOST_TICKETS = 4, 100
 _ORDERS_PER_LATECOMER = 4
+
+
+def customer_ids(numbers: Ints) -> pa.Array:
+    """Return the keys of customers."""
+    return identifiers("C-", 8, numbers + 1)
 
 
 @dataclass(frozen=True)
@@ -74,7 +89,7 @@ class Rows:
     """Rows of a customers file; an element of each array is a row."""
 
     customer: Ints
-    """Number of the customer: ``customer_id - 1``."""
+    """Number of the customer; 0 is ``C-00000001``."""
     version: Versions
     """Of each attribute that can change: ``version[EMAIL]`` and so on."""
     deleted: Bools
@@ -251,7 +266,8 @@ class Customers:
 
         def cycle(name: str, version_of: int, size: int, step: int = 1) -> Ints:
             """Return a position below ``size`` that differs between neighbouring versions."""
-            return (self._stream(name).below(who, size) + version[version_of] * step) % size
+            position: Ints = (self._stream(name).below(who, size) + version[version_of] * step) % size
+            return position
 
         first_name = country * FIRST_NAMES + self._stream("first name").below(who, FIRST_NAMES)
         last_name = country * LAST_NAMES + cycle("last name", NAME, LAST_NAMES)
@@ -262,16 +278,15 @@ class Customers:
         digits = 100_000_000 + cycle("phone", PHONE, 900_000_000, step=123_456_789)
         domain = cycle("domain", EMAIL, len(_DOMAINS))
         segment = (self._stream("segment").pick(who, _SEGMENT_WEIGHTS) + version[SEGMENT]) % len(_SEGMENTS)
-        homeless = pa.array(cycle("homeless", HOME, _NO_HOME_EVERY) == 0)
-        phoneless = pa.array(cycle("phoneless", PHONE, _NO_PHONE_EVERY) == 0)
+        no_address = pa.array(cycle("no address", HOME, _NO_ADDRESS_EVERY) == 0)
+        no_phone = pa.array(cycle("no phone", PHONE, _NO_PHONE_EVERY) == 0)
 
-        customer_id = whole_numbers(who + 1)
         email = joined(
             take(pools.first_in_email, first_name),
             ".",
             take(pools.last_in_email, name_at_signup),
             ".",
-            customer_id,
+            whole_numbers(who + 1),
             "@",
             take(pa.array(_DOMAINS), domain),
         )
@@ -281,15 +296,15 @@ class Customers:
         )
         return csv_lines(
             [
-                customer_id,
+                customer_ids(who),
                 take(pools.first_name, first_name),
                 take(pools.last_name, last_name),
                 email,
-                null_where(phoneless, phone),
-                null_where(homeless, address),
-                null_where(homeless, take(pools.city, place)),
-                null_where(homeless, take(pools.state, place)),
-                null_where(homeless, take(pools.postal_code, place)),
+                null_where(no_phone, phone),
+                null_where(no_address, address),
+                null_where(no_address, take(pools.city, place)),
+                null_where(no_address, take(pools.state, place)),
+                null_where(no_address, take(pools.postal_code, place)),
                 take(pools.country, country),
                 take(pa.array(_SEGMENTS), segment),
                 dates(self._signed_up[who]),

@@ -19,9 +19,9 @@ import pyarrow as pa
 
 from generators import demand
 from generators.defects import DOUBLING, SPOILING, Flaws, early_orders, rows_per_kind
-from generators.generate_customers import Customers
-from generators.generate_products import Products
-from generators.landing import ROWS_PER_CHUNK, Batch, csv_lines, money, timestamps, whole_numbers
+from generators.generate_customers import Customers, customer_ids
+from generators.generate_products import Products, product_ids
+from generators.landing import ROWS_PER_CHUNK, Batch, csv_lines, identifiers, money, timestamps, whole_numbers
 from generators.plan import Plan
 from generators.pools import take
 from generators.random_streams import Bools, Ints, Stream
@@ -68,12 +68,17 @@ _EARLY, _SPOILED, _DOUBLED = range(3)
 _FAMILIES = 3
 
 
+def order_ids(numbers: Ints) -> pa.Array:
+    """Return the keys of orders."""
+    return identifiers("O-", 9, numbers + 1)
+
+
 @dataclass(frozen=True)
 class Rows:
     """Orders; an element of each array is an order."""
 
     order: Ints
-    """Number of the order: ``order_id - 1``."""
+    """Number of the order; 0 is ``O-000000001``."""
     customer: Ints
     product: Ints
     cents: Ints
@@ -96,15 +101,19 @@ class Rows:
 
     def step_before(self, moment: int) -> Ints:
         """Return the step that each order has reached before a moment, -1 if it is not placed yet."""
-        return np.count_nonzero(self.reached < moment, axis=0) - 1
+        reached: Ints = np.count_nonzero(self.reached < moment, axis=0)
+        return reached - 1
 
     def reached_at(self, step: Ints) -> Ints:
         """Return when each order reaches its step."""
-        return self.reached[step, np.arange(len(self))]
+        when: Ints = self.reached[step, np.arange(len(self))]
+        return when
 
     def over_before(self, moment: int) -> Bools:
         """Tell which orders have reached their last step before a moment."""
-        return ~((self.reached >= moment) & (self.reached < demand.FAR_FUTURE)).any(axis=0)
+        to_come = (self.reached >= moment) & (self.reached < demand.FAR_FUTURE)
+        over: Bools = np.count_nonzero(to_come, axis=0) == 0
+        return over
 
 
 class Orders:
@@ -271,9 +280,9 @@ class Orders:
         """Render orders, at these steps of their lives, as CSV lines."""
         return csv_lines(
             [
-                whole_numbers(rows.order + 1),
-                whole_numbers(rows.customer + 1),
-                whole_numbers(rows.product + 1),
+                order_ids(rows.order),
+                customer_ids(rows.customer),
+                product_ids(rows.product),
                 timestamps(rows.reached[0]),
                 whole_numbers(rows.quantity),
                 money(rows.cents),

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from generators import demand
 from generators.defects import DOUBLING, SPOILING, Flaws, rows_per_kind
-from generators.landing import Batch, csv_lines, flags, joined, money, timestamps, whole_numbers
+from generators.landing import Batch, csv_lines, flags, identifiers, joined, money, timestamps
 from generators.plan import Plan
 from generators.pools import BRANDS, load_pools, take
 from generators.random_streams import Bools, Ints, Lottery, Stream, heavy_tail
@@ -75,7 +75,7 @@ _DISCONTINUED_INSTEAD = 0.04
 """Share of a day's changes after which a product is no longer sold."""
 
 _NEVER_SELLS = 0.12
-_FEWEST_TICKETS, _MOST_TICKETS = 8, 800
+_FEWEST_TICKETS, _MOST_TICKETS = 8, 400
 
 
 def charm_price(cents: Ints) -> Ints:
@@ -87,12 +87,17 @@ def charm_price(cents: Ints) -> Ints:
     return cents // 100 * 100 + 99
 
 
+def product_ids(numbers: Ints) -> pa.Array:
+    """Return the keys of products."""
+    return identifiers("P-", 7, numbers + 1)
+
+
 @dataclass(frozen=True)
 class Rows:
     """Rows of a products file; an element of each array is a row."""
 
     product: Ints
-    """Number of the product: ``product_id - 1``."""
+    """Number of the product; 0 is ``P-0000001``."""
     cents: Ints
     active: Bools
     updated_at: Ints
@@ -193,7 +198,7 @@ class Products:
 
         Of moments before this day only those of the history are known, and only on day 0.
         """
-        cents = self._cents[0][products]
+        cents: Ints = self._cents[0][products]
         for changes_at, changed in zip(self._changes_at, self._cents[1:], strict=True):
             cents = np.where(moments >= changes_at[products], changed[products], cents)
         return cents
@@ -255,7 +260,7 @@ class Products:
         thing = take(things, category * kinds + self._stream("thing").below(what, kinds))
         return csv_lines(
             [
-                whole_numbers(what + 1),
+                product_ids(what),
                 joined(brand, " ", style, " ", thing),
                 take(pa.array([c.name for c in CATEGORIES]), category),
                 brand,

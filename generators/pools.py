@@ -1,7 +1,7 @@
 """Names, streets and cities to build customers and brands from, made once by Faker and kept in ``pools.json``.
 
-A row picks from the pools by position. They are kept because word lists change with Faker's version, and the
-same seed must give the same bytes for ever. ``python -m generators.pools`` makes them anew.
+A row picks from the pools by position. They are kept because Faker's word lists change with its version, and
+the same seed must give the same bytes for ever. ``python -m generators.pools`` makes them anew.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from generators.plan import GeneratorError
 from generators.random_streams import Ints
 
 POOLS_FILE = Path(__file__).with_name("pools.json")
@@ -43,11 +44,11 @@ COUNTRIES = (
     Country("en_GB", "United Kingdom", 13, "+44", "{number} {street}"),
     Country("fr_FR", "France", 11, "+33", "{number}, {street}"),
     Country("es_ES", "Spain", 8, "+34", "{street} {number}"),
-    Country("it_IT", "Italy", 7, "+39", "{street}, {number}"),
-    Country("pl_PL", "Poland", 6, "+48", "{street} {number}"),
+    Country("fi_FI", "Finland", 4, "+358", "{street} {number}"),
+    Country("pl_PL", "Poland", 8, "+48", "{street} {number}"),
     Country("nl_NL", "Netherlands", 5, "+31", "{street} {number}"),
     Country("pt_BR", "Brazil", 5, "+55", "{street}, {number}"),
-    Country("sv_SE", "Sweden", 3, "+46", "{street} {number}"),
+    Country("sv_SE", "Sweden", 4, "+46", "{street} {number}"),
 )
 
 
@@ -130,13 +131,15 @@ def take(pool: pa.Array, positions: Ints) -> pa.Array:
 
 def make_pools(seed: int = 42) -> dict[str, Any]:
     """Return the content of ``pools.json``, made by Faker."""
-    from faker import Faker, VERSION
+    from faker import VERSION, Faker
 
     def different(count: int, make: Any) -> list[Any]:
         found: dict[Any, None] = {}
-        while len(found) < count:
+        for _ in range(100 * count):
             found[make()] = None
-        return list(found)
+            if len(found) == count:
+                return list(found)
+        raise GeneratorError(f"Faker makes {len(found)} different words of a kind, {count} are needed", "ask for fewer")
 
     countries = {}
     for country in COUNTRIES:
@@ -148,9 +151,15 @@ def make_pools(seed: int = 42) -> dict[str, Any]:
             "streets": different(STREETS, fake.street_name),
             "places": different(PLACES, lambda f=fake: (f.city(), f.administrative_unit(), f.postcode())),
         }
+
+    def brand(company: str) -> str:
+        first_word = re.split(r"[^\w]", company)[0]
+        # Shorter words are the particles of names: de, van, Le.
+        return first_word if len(first_word) > 3 else brand(fake.company())
+
     fake = Faker(["en_US", "de_DE", "fr_FR", "it_IT", "nl_NL"])
     fake.seed_instance(seed)
-    brands = different(BRANDS, lambda: re.split(r"[^\w]", fake.company())[0])
+    brands = different(BRANDS, lambda: brand(fake.company()))
     return {"made_by": f"Faker {VERSION}", "countries": countries, "brands": sorted(brands)}
 
 

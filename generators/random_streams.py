@@ -38,9 +38,9 @@ class Stream:
     Example:
         >>> dice = Stream(42, "dice")
         >>> dice.below(np.arange(5), 6) + 1
-        array([4, 4, 3, 5, 4])
+        array([6, 1, 6, 4, 5])
         >>> dice.below(np.array([3]), 6) + 1
-        array([5])
+        array([4])
     """
 
     def __init__(self, seed: int, *name: str | int) -> None:
@@ -92,13 +92,17 @@ class Stream:
 
 
 def heavy_tail(uniform: npt.NDArray[np.float64], smallest: int, largest: int) -> Ints:
-    """Return whole numbers with a Pareto tail of exponent 4/3: most are near ``smallest``, few are huge.
+    """Return whole numbers with a Pareto tail of exponent 4/3: most are near ``smallest``, few near ``largest``.
 
-    Four fifths of what is bought is bought by about two fifths of the buyers. The exponent needs only square
-    roots: ``u ** -0.75 == 1 / (sqrt(u) * sqrt(sqrt(u)))``.
+    The exponent is one that needs only square roots: ``u ** 0.75 == sqrt(u) * sqrt(sqrt(u))``.
+
+    Args:
+        uniform: evenly distributed in ``(0, 1]``; the smaller, the larger the result.
+        smallest: where the tail begins.
+        largest: where it bends towards a limit, since nobody orders every hour.
     """
     root = np.sqrt(uniform)
-    return np.minimum(smallest / (root * np.sqrt(root)), largest).astype(np.int64)
+    return (smallest / (root * np.sqrt(root) + smallest / largest)).astype(np.int64)
 
 
 class Lottery:

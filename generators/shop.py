@@ -75,7 +75,7 @@ def generate(
 
     Example:
         >>> generate("/tmp/raw", scale=0.01, days=3).rows("customers")                  # doctest: +SKIP
-        112
+        116
     """
     plan = Plan(seed, scale, defects)
     chosen = _check_tables(tables)
@@ -84,7 +84,7 @@ def generate(
     landing = Path(out)
     with _only_run(landing):
         manifest = _open(landing, plan)
-        missing = [(table, day) for day in range(days + 1) for table in chosen if not _has(manifest, table, day)]
+        missing = {(table, day) for table in chosen for day in range(days + 1) if not _has(manifest, table, day)}
         if missing:
             resumed = _begin(landing, plan)
             _land(manifest, missing, resumed, progress)
@@ -93,18 +93,18 @@ def generate(
     return manifest
 
 
-def _land(manifest: Manifest, missing: list[tuple[str, int]], resumed: bool, progress: bool) -> None:
+def _land(manifest: Manifest, wanted: set[tuple[str, int]], resumed: bool, progress: bool) -> None:
     plan = manifest.plan
     customers, products = Customers(plan), Products(plan)
     sources: dict[str, Source] = {"customers": customers, "products": products}
-    if any(table == "orders" for table, _ in missing):
+    if any(table == "orders" for table, _ in wanted):
         sources["orders"] = Orders(plan, customers, products)
-    with _Progress(sum(_expected_rows(plan, table, day) for table, day in missing), progress) as bar:
-        for day in range(missing[-1][1] + 1):
+    with _Progress(sum(_expected_rows(plan, table, day) for table, day in wanted), progress) as bar:
+        for day in range(max(day for _, day in wanted) + 1):
             for table, source in sources.items():
                 if day > 0:
                     source.next_day()
-                if (table, day) in missing:
+                if (table, day) in wanted:
                     entry = _land_batch(manifest, source.batch(), day, resumed, bar)
                     manifest.tables.setdefault(table, {})[clock.batch_date(day).isoformat()] = entry
 
@@ -223,31 +223,32 @@ class _Progress:
     def __init__(self, rows: int, wanted: bool) -> None:
         self._wanted = wanted and sys.stderr.isatty()
         self._begun = time.monotonic()
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        self._task = self._bar.add_task("", total=rows)
+        self._bar: Progress | None = None
+        self._rows, self._done, self._what = rows, 0, ""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        if self._bar:
+            self._bar.stop()
 
     def says(self, what: str) -> None:
         """Name the file that is being written."""
-        self._bar.update(self._task, description=what)
+        self._what = what
 
     def count(self, chunks: Iterable[pa.Array]) -> Iterator[pa.Array]:
         """Pass chunks on and count their rows."""
         for lines in chunks:
             yield lines
-            self._bar.advance(self._task, len(lines))
+            self._done += len(lines)
             if self._wanted and time.monotonic() - self._begun > self._PATIENCE:
-                self._bar.start()
-                self._wanted = False
+                self._show()
+
+    def _show(self) -> None:
+        if self._bar is None:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._bar.add_task("", total=self._rows)
+            self._bar.start()
+        self._bar.update(self._bar.task_ids[0], completed=self._done, description=self._what)
