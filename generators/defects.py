@@ -171,10 +171,10 @@ DEFECTS: dict[str, Callable[[Row, int], list[Row]]] = {
 
 
 def csv_text(rows: Iterable[Iterable[str]]) -> str:
-    """Return rows as CSV lines without the last line's end; a field is quoted only if it has to be."""
+    """Return rows as CSV lines; a field is quoted only if it has to be."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().removesuffix("\n")
+    return text.getvalue()
 
 
 _NAMES = tuple(DEFECTS)
@@ -215,7 +215,7 @@ class Flaws:
     def inject(self, lines: pa.Array, first: int) -> pa.Array:
         """Return the CSV lines of the rows from position ``first`` on, with their defects.
 
-        An element that stands for two rows holds both, with a line feed between.
+        An element that a doubling kind strikes holds two lines.
         """
         start, stop = np.searchsorted(self.positions, [first, first + len(lines)])
         if start == stop:

@@ -32,6 +32,9 @@ ROWS_PER_FILE = 2_000_000
 """A larger historical load is several files, which Spark reads in parallel."""
 
 
+_BEHIND_THE_END = 1 << 30
+
+
 def identifiers(prefix: str, digits: int, numbers: Ints) -> pa.Array:
     """Return business keys such as ``O-000000042``; as text they sort like their numbers."""
     # One digit more keeps the leading zeros; the prefix takes its place.
@@ -77,8 +80,13 @@ def null_where(mask: pa.Array, values: pa.Array) -> pa.Array:
 
 
 def csv_lines(columns: Sequence[pa.Array]) -> pa.Array:
-    """Return one CSV line per row. The columns are text, quoted where it has to be; NULL is an empty field."""
-    return pc.binary_join_element_wise(*columns, ",", null_handling="replace", null_replacement="")
+    """Return one CSV line per row, line feed included.
+
+    The columns are text, quoted where it has to be; NULL becomes an empty field, but not in the last column.
+    """
+    # Appending to a column is ten times cheaper than joining once more: a slice behind every end is replaced.
+    last = pc.binary_replace_slice(columns[-1], start=_BEHIND_THE_END, stop=_BEHIND_THE_END, replacement="\n")
+    return pc.binary_join_element_wise(*columns[:-1], last, ",", null_handling="replace", null_replacement="")
 
 
 @dataclass(frozen=True)
@@ -150,7 +158,7 @@ def write_csv(landing: Path, path: str, columns: Sequence[str], chunks: Iterable
     digest = hashlib.sha256()
     size = rows = 0
     with whole_file(landing / path) as write:
-        header = f"{csv_text([columns])}\n".encode()
+        header = csv_text([columns]).encode()
         for text in _texts(header, chunks):
             write(text)
             digest.update(text)
@@ -198,13 +206,14 @@ def whole_file(path: Path) -> Iterator[Callable[[bytes | memoryview], object]]:
 
 
 def _texts(header: bytes, chunks: Iterable[pa.Array]) -> Iterator[memoryview]:
+    """Yield the bytes of a file, chunk by chunk."""
     yield memoryview(header)
     for lines in chunks:
-        # The values of an Arrow string array lie one behind the other: with a line feed each, they are the file.
-        ended = pc.binary_join_element_wise(lines, "", "\n")
-        if len(ended):
-            end = int(np.frombuffer(ended.buffers()[1], dtype=np.int32)[len(ended)])
-            yield memoryview(ended.buffers()[2])[:end]
+        if len(lines):
+            # The values of an Arrow string array lie one behind the other: lines that end in a line feed are a file.
+            _, offsets, values = lines.buffers()
+            ends = np.frombuffer(offsets, dtype=np.int32)
+            yield memoryview(values)[ends[lines.offset] : ends[lines.offset + len(lines)]]
 
 
 def cannot_write(path: Path, error: OSError) -> GeneratorError:
