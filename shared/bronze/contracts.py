@@ -64,7 +64,7 @@ CUSTOMERS = Source(
         ("city", "STRING", "NULL if unknown"),
         ("state", "STRING", "state or region, NULL if unknown"),
         ("postal_code", "STRING", "text: leading zeros count; NULL if unknown"),
-        ("country", "STRING", "ISO 3166 alpha-2"),
+        ("country", "STRING", "English name of the country"),
         ("segment", "STRING", "NULL if not yet assigned"),
         ("signup_date", "DATE", "first day as a customer"),
         ("is_deleted", "BOOLEAN", "true when the account was closed"),
