@@ -185,6 +185,30 @@ def pipeline_run(
             typer.echo(f"kept aside in _extra: {', '.join(columns)} of {file}")
 
 
+@app.command(epilog="Example: `shopmetrics course --from 3 --through 4`")
+def course(
+    first: Annotated[int, typer.Option("--from", help="First day to run.")] = 1,
+    through: Annotated[int | None, typer.Option(help="Last day to run. Default: the last there is.")] = None,
+    scale: Annotated[float | None, typer.Option(help="1 is 100,000 orders. Default: SHOPMETRICS_SCALE.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Default: SHOPMETRICS_SEED.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run the course's notebooks in order, and check after each day that its work was done."""
+    from shared.course.days import select
+    from shared.course.runner import print_run, run
+
+    console = Console(stderr=as_json)
+    result = run(select(first, through), get_settings(scale=scale, seed=seed), console)
+    if as_json:
+        _print_json(result.as_dict())
+    else:
+        print_run(result, console)
+    if not result.ok:
+        raise typer.Exit(1)
+    if not as_json:
+        console.print("The engine goes on running for your own queries; `shopmetrics down` ends it.", highlight=False)
+
+
 @app.command(epilog='Example: `shopmetrics sql "SELECT count(*) FROM bronze.orders_raw"`')
 def sql(query: Annotated[str, typer.Argument(help="One SQL statement.")], as_json: Json = False) -> None:
     """Run one SQL statement and print its rows."""

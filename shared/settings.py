@@ -9,7 +9,7 @@ import difflib
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from dotenv import dotenv_values
 from platformdirs import user_cache_path
@@ -100,17 +100,24 @@ def _unknown(names: set[str]) -> list[str]:
     return lines
 
 
-@lru_cache(maxsize=1)
-def get_settings() -> Settings:
-    """Return the settings of this process, read once.
+def get_settings(**given: Any) -> Settings:
+    """Return the settings of this process: what is given here, then the environment, ``.env``, the default.
+
+    Args:
+        given: values by field name that come before the environment; None counts as not given.
 
     Raises:
         SettingsError: naming every unknown ``SHOPMETRICS_*`` variable and every value out of range at once.
     """
+    return _read(tuple(sorted((name, value) for name, value in given.items() if value is not None)))
+
+
+@lru_cache
+def _read(given: tuple[tuple[str, Any], ...]) -> Settings:
     written = {k for k in dotenv_values(CHECKOUT / ".env") if k.startswith(PREFIX)}
     problems = _unknown({k for k in os.environ if k.startswith(PREFIX)} | written)
     try:
-        settings = Settings()
+        settings = Settings(**dict(given))
     except ValidationError as error:
         problems += [f"{PREFIX}{str(e['loc'][0]).upper()}={e['input']!r}: {e['msg']}" for e in error.errors()]
     if problems:
@@ -119,3 +126,8 @@ def get_settings() -> Settings:
             "`shopmetrics settings` lists every setting, its value and what it means",
         )
     return settings
+
+
+def read_again() -> None:
+    """Forget the settings read so far, after the environment of this very process was changed."""
+    _read.cache_clear()

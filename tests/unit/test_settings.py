@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 
 from shared.errors import SettingsError
-from shared.settings import CHECKOUT, Settings, get_settings
+from shared.settings import CHECKOUT, Settings, get_settings, read_again
 
 
 @pytest.fixture(autouse=True)
 def _read_again(monkeypatch: pytest.MonkeyPatch):
-    get_settings.cache_clear()
+    read_again()
     yield
     monkeypatch.undo()
-    get_settings.cache_clear()
+    read_again()
 
 
 def test_a_misspelt_setting_is_named_with_the_one_that_was_meant(monkeypatch):
