@@ -234,6 +234,9 @@ def _defect_rate(context: Context) -> Finding:
     plan, historical = context.manifest.plan, batch_date(0).isoformat()
     ok, shares = True, []
     for source in DAY_3_SOURCES:
+        if historical not in context.manifest.tables.get(source, {}):
+            ok, shares = False, [*shares, f"no historical load of {source}"]
+            continue
         rows = context.manifest.rows(source, historical)
         struck = context.manifest.defects(source, historical)
         defects, kinds = sum(struck.values()), ROW_KINDS[source]
@@ -281,8 +284,8 @@ def _plain_type(name: str) -> str:
 def _bronze_rows(context: Context) -> Finding:
     listed = {source: {file.path for file in context.manifest.files(source)} for source in SOURCES}
     found = {
-        source: sum(rows for file, (rows, _) in files.items() if file in listed[source])
-        for source, files in context.ingested.items()
+        source: sum(rows for file, (rows, _) in context.ingested[source].items() if file in listed[source])
+        for source in SOURCES
     }
     expected = {source: context.manifest.rows(source) for source in SOURCES}
     return Finding(_counts(found), _counts(expected))
