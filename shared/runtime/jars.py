@@ -90,8 +90,9 @@ def jar_paths(settings: Settings) -> list[Path]:
 
 def _fetch(wanted: list[Jar], directory: Path, java: Java) -> None:
     damaged = [jar.filename for jar in wanted if (directory / jar.filename).exists()]
-    names = ", ".join(jar.filename for jar in wanted)
-    what = f"{names} ({'damaged: ' + ', '.join(damaged) if damaged else 'missing'})"
+    first, rest = wanted[0].filename, len(wanted) - 1
+    what = first + (f" and {rest} more jars" if rest else "")
+    what += f" ({'damaged: ' + ', '.join(damaged) if damaged else 'missing'})"
     with tempfile.TemporaryDirectory(dir=directory, prefix=".resolve-") as scratch_name:
         scratch = Path(scratch_name)
         log = _run_ivy(wanted, scratch, java, what)
@@ -186,7 +187,7 @@ def _cause(log: str) -> str:
         for line in log.splitlines()
         if any(word in line for word in ("not found", "error", "Error", "Exception", "UNRESOLVED"))
     ]
-    return "\n".join(f"    {line}" for line in dict.fromkeys(telling[:6])) or f"    {log.strip()[-400:]}"
+    return "\n".join(f"    {line}" for line in list(dict.fromkeys(telling))[:3]) or f"    {log.strip()[-400:]}"
 
 
 def _advice(java: Java) -> str:
