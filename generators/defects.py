@@ -10,10 +10,11 @@ decided so that no two defects meet and none causes another:
 * ``late_update`` adds a row for a key of the previous batch, from among those that doubling may strike.
 * ``early_arriving_customer`` is not a damaged row but the truth: the shop's customer list arrives a batch late.
   It strikes the last third of the orders.
-* ``redelivered_file`` copies a whole file of the previous batch, defects included.
+* ``redelivered_file`` copies a whole file of the previous batch, defects included, on day 2 and every fifth day
+  after it, at any rate above 0.
 
-A rate of 1 % means that about one row in a hundred has a defect, all kinds of the table equally often. A batch
-of 100 rows or more has at least one of each, so that a small incremental file shows them too.
+A rate of 1 % means that one row in a hundred has one of the other defects, all kinds of the table equally often.
+A batch of 100 rows or more has at least one of each, so that a small incremental file shows them too.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import pyarrow.compute as pc
 
 from generators import demand
 from generators.plan import Plan
-from generators.random_streams import Ints
+from generators.random_streams import Ints, Stream
 
 Row = dict[str, str]
 
@@ -197,14 +198,36 @@ class Flaws:
     variants: Ints
 
     @classmethod
-    def dealt(cls, table: str, columns: tuple[str, ...], spoiled: Ints, doubled: Ints) -> Flaws:
-        """Deal the spoiling kinds to the spoiled positions and the doubling kinds to the doubled, in turns."""
-        kinds, variants = [], []
-        for positions, names in ((spoiled, SPOILING[table]), (doubled, DOUBLING)):
-            turn = np.arange(len(positions), dtype=np.int64)
+    def choose(
+        cls,
+        table: str,
+        columns: tuple[str, ...],
+        stream: Stream,
+        per_kind: int,
+        spoilable: range | Ints,
+        doublable: range | Ints,
+    ) -> Flaws:
+        """Let each kind strike ``per_kind`` rows, in turns along the batch, or fewer if there are not enough.
+
+        Args:
+            table: whose kinds they are.
+            columns: its header.
+            stream: where the random numbers come from.
+            per_kind: rows for each kind to strike.
+            spoilable: positions that a spoiling kind may strike.
+            doublable: positions that a doubling kind may strike; none of them is spoilable.
+        """
+        chosen, kinds, variants = [], [], []
+        for family, members, names in (
+            ("spoiled", spoilable, SPOILING[table]),
+            ("doubled", doublable, DOUBLING),
+        ):
+            struck = stream.named(family).sample(members, per_kind * len(names))
+            turn = np.arange(len(struck), dtype=np.int64)
+            chosen.append(struck)
             kinds.append(np.array([_NAMES.index(name) for name in names], dtype=np.int64)[turn % len(names)])
             variants.append(turn // len(names))
-        positions = np.concatenate([spoiled, doubled])
+        positions = np.concatenate(chosen)
         order = np.argsort(positions)
         return cls(columns, positions[order], np.concatenate(kinds)[order], np.concatenate(variants)[order])
 

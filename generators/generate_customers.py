@@ -2,8 +2,9 @@
 
     python -m generators.generate_customers --scale 1 --seed 42 --defects 0.01 --days 3
 
-The historical file has one row per customer. A daily file has the customers who changed on that day, as they
-are after the change, and those who are new. One in twenty of them changed twice that day and has two rows.
+The historical file has one row per customer, as they are at the end of the history; a quarter have changed since
+they signed up. A daily file has the customers who changed on that day, as they are after the change, and those
+who are new. One change in twenty came in two steps on the same day, and has two rows.
 
 An attribute is a function of the customer's number and of a version: version 0 is what the customer signed
 up with, and each change adds two. The version that is passed over is the one a ``late_update`` brings: a state
@@ -19,9 +20,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from generators import demand
-from generators.defects import DOUBLING, SPOILING, Flaws, early_orders, rows_per_kind
+from generators.defects import Flaws, early_orders, rows_per_kind
 from generators.landing import (
     Batch,
+    Records,
     csv_lines,
     dates,
     flags,
@@ -85,8 +87,8 @@ def customer_ids(numbers: Ints) -> pa.Array:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Rows of a customers file; an element of each array is a row."""
+class Rows(Records):
+    """Rows of a customers file."""
 
     customer: Ints
     """Number of the customer; 0 is ``C-00000001``."""
@@ -94,12 +96,6 @@ class Rows:
     """Of each attribute that can change: ``version[EMAIL]`` and so on."""
     deleted: Bools
     updated_at: Ints
-
-    def __len__(self) -> int:
-        return len(self.customer)
-
-    def __getitem__(self, rows: slice | Ints | Bools) -> Rows:
-        return Rows(self.customer[rows], self.version[:, rows], self.deleted[rows], self.updated_at[rows])
 
 
 class Customers:
@@ -146,7 +142,7 @@ class Customers:
         known = len(self._signed_up)
         was_deleted = self._deleted.copy()
 
-        chosen = stream.spread(known, max(1, round(known * _CHANGED_PER_DAY)))
+        chosen = stream.sample(range(known), max(1, round(known * _CHANGED_PER_DAY)))
         chosen = chosen[~was_deleted[chosen]]
         # The first customer never leaves, so that at any scale there is someone who can order.
         leaves = stream.named("leaves").chance(chosen, _LEAVES_INSTEAD) & (chosen > 0)
@@ -159,49 +155,44 @@ class Customers:
         what = stream.named("what").pick(changed, _CHANGE_WEIGHTS)
         updated_before = self._updated_at[changed]
         self._version[what, changed] += 2
-        touched = np.concatenate([changed, leaving, returning])
+        touched = np.sort(np.concatenate([changed, leaving, returning]))
         self._updated_at[touched] = today + 1 + stream.named("when").below(touched, demand.DAY - 1)
-
         twice = stream.named("twice").chance(changed, _TWICE_A_DAY)
-        self._changes = (changed[~twice], what[~twice], updated_before[~twice])
         halfway = self._halfway(changed[twice], what[twice], np.full(int(twice.sum()), today - 1), stream)
+        self._changes = (changed[~twice], what[~twice], updated_before[~twice])
 
-        added = demand.signups_on(self.plan, self.day)
-        signups = today + np.sort(stream.named("signup").below(np.arange(added, dtype=np.int64), demand.DAY))
-        self._add(self._latecomers, np.full(len(self._latecomers), today))
-        self._add(signups, signups)
+        signups = np.arange(demand.signups_on(self.plan, self.day), dtype=np.int64)
+        signups = today + np.sort(stream.named("signup").below(signups, demand.DAY))
+        self._add(self._latecomers, known_from=np.full(len(self._latecomers), today))
+        self._add(signups, known_from=signups)
         self._away = self._deleted.copy()
         self._away[:known] |= was_deleted
         self._open_the_shop()
 
-        ends_as = np.concatenate([np.sort(touched), np.arange(known, len(self._signed_up), dtype=np.int64)])
-        rows = self._as_they_are(ends_as)
-        customer = np.concatenate([halfway.customer, rows.customer])
-        by_customer = np.argsort(customer, kind="stable")
-        self._rows = Rows(
-            customer,
-            np.concatenate([halfway.version, rows.version], axis=1),
-            np.concatenate([halfway.deleted, rows.deleted]),
-            np.concatenate([halfway.updated_at, rows.updated_at]),
-        )[by_customer]
+        added = np.arange(known, len(self._signed_up), dtype=np.int64)
+        rows = halfway + self._as_they_are(np.concatenate([touched, added]))
+        self._rows = rows[np.argsort(rows.customer, kind="stable")]
         late = rows_per_kind(self.plan, TABLE, self.day, len(self._rows))
-        self._late = missed[stream.named("late").spread(len(missed), late)]
+        self._late = missed[stream.named("late").sample(range(len(missed)), late)]
 
     def batch(self) -> Batch:
         """Return what is delivered at the end of the day; to be written before the next day begins."""
         rows = self._rows
-        per_kind = rows_per_kind(self.plan, TABLE, self.day, len(rows))
-        stream = self._stream("defects", self.day)
         orders = self._tickets[rows.customer] > 0
-        never_order, do_order = np.flatnonzero(~orders), np.flatnonzero(orders)
-        spoiled = stream.named("spoiled").spread(len(never_order), per_kind * len(SPOILING[TABLE]))
-        doubled = stream.named("doubled").spread(len(do_order), per_kind * len(DOUBLING))
+        flaws = Flaws.choose(
+            TABLE,
+            COLUMNS,
+            self._stream("defects", self.day),
+            rows_per_kind(self.plan, TABLE, self.day, len(rows)),
+            spoilable=np.flatnonzero(~orders),
+            doublable=np.flatnonzero(orders),
+        )
         return Batch(
             table=TABLE,
             columns=COLUMNS,
             rows=len(rows),
             lines=lambda start, stop: self._lines(rows[start:stop]),
-            flaws=Flaws.dealt(TABLE, COLUMNS, never_order[spoiled], do_order[doubled]),
+            flaws=flaws,
             late=self._lines(self._late),
         )
 

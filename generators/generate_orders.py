@@ -11,17 +11,17 @@ files need only the orders that are still on their way.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import timedelta
 
 import numpy as np
 import pyarrow as pa
 
 from generators import demand
-from generators.defects import DOUBLING, SPOILING, Flaws, early_orders, rows_per_kind
+from generators.defects import Flaws, early_orders, rows_per_kind
 from generators.generate_customers import Customers, customer_ids
 from generators.generate_products import Products, product_ids
-from generators.landing import ROWS_PER_CHUNK, Batch, csv_lines, identifiers, money, timestamps, whole_numbers
+from generators.landing import ROWS_PER_CHUNK, Batch, Records, csv_lines, identifiers, money, timestamps, whole_numbers
 from generators.plan import Plan
 from generators.pools import take
 from generators.random_streams import Bools, Ints, Stream
@@ -74,8 +74,8 @@ def order_ids(numbers: Ints) -> pa.Array:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Orders; an element of each array is an order."""
+class Rows(Records):
+    """Orders."""
 
     order: Ints
     """Number of the order; 0 is ``O-000000001``."""
@@ -89,15 +89,6 @@ class Rows:
     """Index into the lives that an order can have."""
     reached: Ints
     """When each step of the life is reached; ``reached[0]`` is when the order is placed."""
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __getitem__(self, rows: slice | Ints | Bools) -> Rows:
-        return Rows(*(getattr(self, f.name)[..., rows] for f in fields(self)))
-
-    def __add__(self, other: Rows) -> Rows:
-        return Rows(*(np.concatenate([getattr(self, f.name), getattr(other, f.name)], axis=-1) for f in fields(self)))
 
     def step_before(self, moment: int) -> Ints:
         """Return the step that each order has reached before a moment, -1 if it is not placed yet."""
@@ -139,7 +130,7 @@ class Orders:
         self._moving = self._moving_since(demand.HISTORY_ENDS - demand.DAY)
         """Orders that had a step to come when yesterday began: the ones that daily files are about."""
         self._rows = self._moving[:0]
-        self._late = self._lines(self._rows, self._rows.life, self._rows.order)
+        self._late = pa.array([], pa.string())
 
     def next_day(self) -> None:
         """Go on to the next day: new orders, and the next step of those on their way."""
@@ -151,33 +142,38 @@ class Orders:
         self._placed_before = np.append(self._placed_before, placed + demand.orders_on(self.plan, self.day))
         self._choose_early(placed)
 
-        self._moving = self._moving[~self._moving.over_before(today)] + self._place(
-            placed, int(self._placed_before[-1])
-        )
+        on_their_way = self._moving[~self._moving.over_before(today)]
+        self._moving = on_their_way + self._place(placed, int(self._placed_before[-1]))
         moved = self._moving.step_before(today) < self._moving.step_before(today + demand.DAY)
         self._rows = self._moving[moved]
 
         late = rows_per_kind(self.plan, TABLE, self.day, len(self._rows))
-        picked = stream.named("late").spread(len(missed), late)
+        picked = stream.named("late").sample(range(len(missed)), late)
         self._late = self._lines(missed[picked], missed_step[picked], missed_at[picked])
 
     def batch(self) -> Batch:
         """Return what is delivered at the end of the day; to be written before the next day begins."""
         history = self.day == 0
         rows = self.plan.orders if history else len(self._rows)
-        per_kind = rows_per_kind(self.plan, TABLE, self.day, rows)
-        stream = self._stream("defects", self.day)
 
-        def strike(family: int, kinds: int) -> Ints:
-            members = _members(family, 0, rows) if history else np.flatnonzero(self._rows.order % _FAMILIES == family)
-            return _spread_over(members, stream.named(family), per_kind * kinds)
+        def members(family: int) -> range | Ints:
+            """Return the positions in the batch of a family's orders; in the history a position is a number."""
+            return _members(family, 0, rows) if history else np.flatnonzero(self._rows.order % _FAMILIES == family)
 
+        flaws = Flaws.choose(
+            TABLE,
+            COLUMNS,
+            self._stream("defects", self.day),
+            rows_per_kind(self.plan, TABLE, self.day, rows),
+            spoilable=members(_SPOILED),
+            doublable=members(_DOUBLED),
+        )
         return Batch(
             table=TABLE,
             columns=COLUMNS,
             rows=rows,
             lines=self._historical_lines if history else self._daily_lines,
-            flaws=Flaws.dealt(TABLE, COLUMNS, strike(_SPOILED, len(SPOILING[TABLE])), strike(_DOUBLED, len(DOUBLING))),
+            flaws=flaws,
             late=self._late,
             early=len(self._early),
         )
@@ -189,7 +185,7 @@ class Orders:
         """Choose the early-arriving orders among those of this day, the first of which is given."""
         members = _members(_EARLY, first, int(self._placed_before[-1]))
         stream = self._stream("defects", "early", self.day)
-        self._early = _spread_over(members, stream, early_orders(self.plan, self.day))
+        self._early = stream.sample(members, early_orders(self.plan, self.day))
 
     def _moving_since(self, moment: int) -> Rows:
         """Return the historical orders that are not over before a moment."""
@@ -237,16 +233,13 @@ class Orders:
 
     def _discount(self, order: Ints, day: Ints) -> Ints:
         """Return the discount in per cent; days are counted from the opening."""
-        has, which = self._stream("has discount").unit(order), self._stream("discount")
-        discount = np.where(has <= _COUPON_SHARE, np.array(_COUPONS)[which.below(order, len(_COUPONS))], 0)
-        if len(order) == 0:
-            return discount
-        first, last = int(day[0]), int(day[-1])
-        calendar = [clock.HISTORY_START + timedelta(days=n) for n in range(first, last + 1)]
+        luck, which = self._stream("has discount").unit(order), self._stream("discount")
+        discount = np.where(luck <= _COUPON_SHARE, np.array(_COUPONS)[which.below(order, len(_COUPONS))], 0)
+        calendar = [clock.HISTORY_START + timedelta(days=n) for n in range(len(self._placed_before))]
         for promotion in demand.PROMOTIONS:
-            running = np.array([promotion.covers(date) for date in calendar])[day - first]
+            running = np.array([promotion.covers(date) for date in calendar])[day]
             percent = np.array(promotion.discounts)[which.below(order, len(promotion.discounts))]
-            discount = np.where(running & (has <= _PROMOTION_SHARE), percent, discount)
+            discount = np.where(running & (luck <= _PROMOTION_SHARE), percent, discount)
         return discount
 
     def _missed_updates(self) -> tuple[Rows, Ints, Ints]:
@@ -260,10 +253,9 @@ class Orders:
         since = self._moving.reached_at(np.maximum(step - 1, 0))
         fit = (step > 0) & (reached >= tomorrow - demand.DAY) & (reached - since > 1)
         fit &= self._moving.order % _FAMILIES == _DOUBLED
-        between = (
-            1 + since[fit] + self._stream("late", self.day).below(self._moving.order[fit], (reached - since)[fit] - 1)
-        )
-        return self._moving[fit], step[fit] - 1, between
+        missed, since, reached = self._moving[fit], since[fit], reached[fit]
+        between = since + 1 + self._stream("late", self.day).below(missed.order, reached - since - 1)
+        return missed, step[fit] - 1, between
 
     def _historical_lines(self, start: int, stop: int) -> pa.Array:
         rows = self._place(start, stop)
@@ -297,13 +289,6 @@ class Orders:
 def _members(family: int, first: int, stop: int) -> range:
     """Return the order numbers of a family of defects from ``first`` up to ``stop``."""
     return range(first + (family - first) % _FAMILIES, stop, _FAMILIES)
-
-
-def _spread_over(members: range | Ints, stream: Stream, count: int) -> Ints:
-    """Return ``count`` different members, ascending and evenly spread."""
-    picks = stream.spread(len(members), count)
-    # A range of millions need not become an array for it.
-    return members.start + members.step * picks if isinstance(members, range) else members[picks]
 
 
 if __name__ == "__main__":

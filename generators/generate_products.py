@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from generators import demand
-from generators.defects import DOUBLING, SPOILING, Flaws, rows_per_kind
-from generators.landing import Batch, csv_lines, flags, identifiers, joined, money, timestamps
+from generators.defects import Flaws, rows_per_kind
+from generators.landing import Batch, Records, csv_lines, flags, identifiers, joined, money, timestamps
 from generators.plan import Plan
 from generators.pools import BRANDS, load_pools, take
 from generators.random_streams import Bools, Ints, Lottery, Stream, heavy_tail
@@ -93,20 +93,14 @@ def product_ids(numbers: Ints) -> pa.Array:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Rows of a products file; an element of each array is a row."""
+class Rows(Records):
+    """Rows of a products file."""
 
     product: Ints
     """Number of the product; 0 is ``P-0000001``."""
     cents: Ints
     active: Bools
     updated_at: Ints
-
-    def __len__(self) -> int:
-        return len(self.product)
-
-    def __getitem__(self, rows: slice | Ints | Bools) -> Rows:
-        return Rows(self.product[rows], self.cents[rows], self.active[rows], self.updated_at[rows])
 
 
 class Products:
@@ -158,7 +152,7 @@ class Products:
         self._cents, self._changes_at = self._cents[-1:], self._changes_at[:0]
 
         products = len(self._category)
-        chosen = stream.spread(products, max(1, round(products * _CHANGED_PER_DAY)))
+        chosen = stream.sample(range(products), max(1, round(products * _CHANGED_PER_DAY)))
         chosen = chosen[self._sold_until[chosen] == demand.FAR_FUTURE]
         goes = stream.named("goes").chance(chosen, _DISCONTINUED_INSTEAD) & (chosen >= len(CATEGORIES))
         when = today + stream.named("when").below(chosen, demand.DAY)
@@ -168,22 +162,26 @@ class Products:
         self._touched = chosen
         self._rows = self._as_they_are(chosen)
         late = rows_per_kind(self.plan, TABLE, self.day, len(self._rows))
-        self._late = missed[stream.named("late").spread(len(missed), late)]
+        self._late = missed[stream.named("late").sample(range(len(missed)), late)]
 
     def batch(self) -> Batch:
         """Return what is delivered at the end of the day; to be written before the next day begins."""
         rows = self._rows
-        per_kind = rows_per_kind(self.plan, TABLE, self.day, len(rows))
-        stream = self._stream("defects", self.day)
-        never_sell, do_sell = np.flatnonzero(~self._sells[rows.product]), np.flatnonzero(self._sells[rows.product])
-        spoiled = stream.named("spoiled").spread(len(never_sell), per_kind * len(SPOILING[TABLE]))
-        doubled = stream.named("doubled").spread(len(do_sell), per_kind * len(DOUBLING))
+        sells = self._sells[rows.product]
+        flaws = Flaws.choose(
+            TABLE,
+            COLUMNS,
+            self._stream("defects", self.day),
+            rows_per_kind(self.plan, TABLE, self.day, len(rows)),
+            spoilable=np.flatnonzero(~sells),
+            doublable=np.flatnonzero(sells),
+        )
         return Batch(
             table=TABLE,
             columns=COLUMNS,
             rows=len(rows),
             lines=lambda start, stop: self._lines(rows[start:stop]),
-            flaws=Flaws.dealt(TABLE, COLUMNS, never_sell[spoiled], do_sell[doubled]),
+            flaws=flaws,
             late=self._lines(self._late),
         )
 

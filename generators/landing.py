@@ -15,10 +15,12 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -30,7 +32,6 @@ ROWS_PER_CHUNK = 1 << 16
 """Rows in memory at a time; their columns fit a processor's cache."""
 ROWS_PER_FILE = 2_000_000
 """A larger historical load is several files, which Spark reads in parallel."""
-
 
 _BEHIND_THE_END = 1 << 30
 
@@ -87,6 +88,24 @@ def csv_lines(columns: Sequence[pa.Array]) -> pa.Array:
     # Appending to a column is ten times cheaper than joining once more: a slice behind every end is replaced.
     last = pc.binary_replace_slice(columns[-1], start=_BEHIND_THE_END, stop=_BEHIND_THE_END, replacement="\n")
     return pc.binary_join_element_wise(*columns[:-1], last, ",", null_handling="replace", null_replacement="")
+
+
+@dataclass(frozen=True)
+class Records:
+    """Base of a set of records as columns: an element of each array, along its last axis, is a record."""
+
+    def __len__(self) -> int:
+        return int(self._columns()[0].shape[-1])
+
+    def __getitem__(self, records: slice | Ints | Bools) -> Self:
+        return type(self)(*(column[..., records] for column in self._columns()))
+
+    def __add__(self, other: Self) -> Self:
+        pairs = zip(self._columns(), other._columns(), strict=True)
+        return type(self)(*(np.concatenate(pair, axis=-1) for pair in pairs))
+
+    def _columns(self) -> list[npt.NDArray[Any]]:
+        return [getattr(self, field.name) for field in fields(self)]
 
 
 @dataclass(frozen=True)
@@ -163,6 +182,7 @@ def write_csv(landing: Path, path: str, columns: Sequence[str], chunks: Iterable
             write(text)
             digest.update(text)
             size += len(text)
+            # No field holds a line feed, so each one ends a line.
             rows += int(np.count_nonzero(np.frombuffer(text, dtype=np.uint8) == ord("\n")))
     return LandedFile(path, size, rows - 1, digest.hexdigest())
 
@@ -198,7 +218,7 @@ def whole_file(path: Path) -> Iterator[Callable[[bytes | memoryview], object]]:
             yield file.write
         part.replace(path)
     except BaseException as error:
-        with suppress(OSError):
+        with suppress(OSError):  # there may be none, and the first error is the one to report
             part.unlink()
         if isinstance(error, OSError):
             raise cannot_write(path, error) from error

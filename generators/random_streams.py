@@ -81,14 +81,15 @@ class Stream:
         steps = np.cumsum(weights)
         return np.searchsorted(steps, self.below(index, int(steps[-1])), side="right").astype(np.int64)
 
-    def spread(self, population: int, count: int) -> Ints:
-        """Return ``count`` different numbers of ``range(population)``, ascending and evenly spread.
+    def sample(self, members: range | Ints, count: int) -> Ints:
+        """Return ``count`` different members, in their order and evenly spread; all of them if they are fewer.
 
-        One is taken from each of ``count`` equal stretches, so no memory is needed for the others. A
-        ``count`` above the population gives the whole population.
+        One is taken from each of ``count`` equal stretches, so a range of millions need not become an array.
         """
-        edges = np.arange(min(count, population) + 1, dtype=np.int64) * population // max(1, min(count, population))
-        return edges[:-1] + self.below(np.arange(len(edges) - 1, dtype=np.int64), np.diff(edges))
+        count = min(count, len(members))
+        edges = np.arange(count + 1, dtype=np.int64) * len(members) // max(1, count)
+        places = edges[:-1] + self.below(np.arange(count, dtype=np.int64), np.diff(edges))
+        return members.start + members.step * places if isinstance(members, range) else members[places]
 
 
 def heavy_tail(uniform: npt.NDArray[np.float64], smallest: int, largest: int) -> Ints:
