@@ -165,7 +165,7 @@ def report(number: int, spark: SparkSession, settings: Settings | None = None) -
     results = check_day(number, spark, settings)
     put_table(as_table(results))
     if not on_databricks():
-        _write_receipt(number, results, settings)
+        write_receipt(number, results, settings)
     raise_if_failed(results)
 
 
@@ -207,7 +207,8 @@ def receipt_path(number: int, settings: Settings) -> Path:
     return settings.run / "course" / f"day_{number:02d}.json"
 
 
-def _write_receipt(number: int, results: list[Result], settings: Settings) -> None:
+def write_receipt(number: int, results: list[Result], settings: Settings) -> None:
+    """Note that the check cell of a day was reached in this home, and what it found."""
     path = receipt_path(number, settings)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_private(path, json.dumps([asdict(result) for result in results], indent=2))

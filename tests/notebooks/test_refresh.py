@@ -1,0 +1,171 @@
+"""A refresh stores what a run gives and nothing that varies; the gate then finds whatever differs from it."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gate import compare
+from notebook_samples import Notebooks, read
+
+from shared.course import refresh
+from shared.course.execution import execute
+from shared.errors import CourseError
+from shared.settings import get_settings
+
+FIGURE = """\
+import plotly.graph_objects as go
+from shared.course import display
+
+display.figure(go.Figure(go.Bar(x=["a", "b"], y=[1, 2])), alt="a is 1, b is 2.")"""
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Every figure for which a picture is drawn; no browser is started."""
+    figures: list[Any] = []
+
+    def draw(specifications: list[Any]) -> list[str]:
+        figures.extend(specifications)
+        return [base64.b64encode(f"picture {len(figures)}".encode()).decode() for _ in specifications]
+
+    monkeypatch.setattr(refresh, "draw", draw)
+    return figures
+
+
+def pictures(day: Any) -> list[str]:
+    return [bundle.get("image/png", "") for bundle in refresh.figures(read(day))]
+
+
+def test_a_refresh_stores_outputs_and_counts_and_nothing_that_varies(notebooks: Notebooks) -> None:
+    day = notebooks.make("1 + 1", "import sys\nprint('a')\nprint('b')")
+    assert refresh.refresh([day]) == [day.notebook]
+    notebook = read(day)
+    assert [cell.execution_count for cell in notebook.cells[1:]] == [1, 2, 3]
+    assert notebook.cells[2].outputs[0].data == {"text/plain": "2"}
+    assert [output.text for output in notebook.cells[3].outputs] == ["a\nb\n"]
+    assert notebook.metadata == {"kernelspec": refresh.KERNELSPEC, "language_info": refresh.LANGUAGE_INFO}
+    assert [cell.metadata for cell in notebook.cells[1:]] == [{"tags": ["parameters"]}, {}, {}]
+    assert [cell.id for cell in notebook.cells] == ["title", "parameters", "sample-0", "sample-1"]
+    stored = day.notebook.read_bytes()
+    assert refresh.refresh([day]) == []
+    assert day.notebook.read_bytes() == stored
+
+
+def test_a_refresh_ignores_the_size_and_seed_of_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = get_settings().model_copy(update={"scale": 9.0, "seed": 7, "defects": 0.2, "server_cores": 1})
+    monkeypatch.setattr(refresh, "get_settings", lambda: here)
+    settings = refresh.default_settings(tmp_path)
+    assert (settings.scale, settings.seed, settings.defects, settings.server_cores) == (1.0, 42, 0.01, refresh.CORES)
+    assert (settings.home, settings.cache_dir) == (tmp_path, here.cache_dir)
+
+
+def test_a_failing_notebook_is_left_as_it_was(notebooks: Notebooks) -> None:
+    day = notebooks.make("1 / 0")
+    before = day.notebook.read_bytes()
+    with pytest.raises(CourseError, match=r"stopped in cell \[2\]: ZeroDivisionError"):
+        refresh.refresh([day])
+    assert day.notebook.read_bytes() == before
+
+
+def test_an_error_on_purpose_is_stored_without_its_traceback(notebooks: Notebooks) -> None:
+    day = notebooks.make("1 / 0", tags={0: ["raises-exception"]})
+    refresh.refresh([day])
+    (output,) = read(day).cells[2].outputs
+    assert output.traceback == ["ZeroDivisionError: division by zero"]
+
+
+def test_a_picture_is_drawn_once_and_kept_while_its_figure_stays(notebooks: Notebooks, drawn: list[Any]) -> None:
+    day = notebooks.make(FIGURE)
+    refresh.refresh([day])
+    (first,) = pictures(day)
+    assert first
+    assert read(day).cells[2].outputs[0].metadata == {"image/png": {"alt": "a is 1, b is 2."}}
+
+    # Another cell changes: the notebook is written again, the picture stays, no browser is needed.
+    day.notebook.write_text(day.notebook.read_text().replace("scale = 1.0", "scale = 2.0"))
+    refresh.refresh([day])
+    assert "scale = 2.0" in day.notebook.read_text()
+    assert pictures(day) == [first]
+    assert len(drawn) == 1
+
+    # The figure changes: a new picture.
+    day.notebook.write_text(day.notebook.read_text().replace("y=[1, 2]", "y=[1, 3]"))
+    refresh.refresh([day])
+    assert pictures(day) != [first]
+    assert len(drawn) == 2
+
+
+def test_a_lost_picture_is_drawn_again(notebooks: Notebooks, drawn: list[Any]) -> None:
+    day = notebooks.make(FIGURE)
+    refresh.refresh([day])
+    day.notebook.write_text(refresh.as_file(refresh.without_pictures(read(day))))
+    assert refresh.refresh([day]) == [day.notebook]
+    assert pictures(day) != [""]
+
+
+def test_without_a_browser_a_refresh_says_so_and_writes_nothing(
+    notebooks: Notebooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BROWSER_PATH", "/no/such/browser")
+    day = notebooks.make(FIGURE)
+    before = day.notebook.read_bytes()
+    with pytest.raises(CourseError, match="no Chromium was found") as caught:
+        refresh.refresh([day])
+    assert "BROWSER_PATH" in caught.value.hint
+    assert day.notebook.read_bytes() == before
+
+
+# The gate
+
+
+def test_the_gate_passes_what_a_refresh_stored_and_finds_what_differs(
+    notebooks: Notebooks, tmp_path: Path, drawn: list[Any]
+) -> None:
+    same = notebooks.make("print('a')", FIGURE, slug="same")
+    ignored = notebooks.make("import time; print(time.time_ns())", slug="ignored", tags={0: ["nbval-ignore-output"]})
+    text = notebooks.make("print(1 + 1)", slug="text")
+    figure = notebooks.make(FIGURE, slug="figure")
+    varying = notebooks.make("import time; print(time.time_ns())", slug="varying")
+    error = notebooks.make("print('fine')", slug="error")
+    for day in (same, ignored, text, figure, varying, error):
+        refresh.store(day.notebook, execute(day.notebook, get_settings()).notebook)
+    edit(same, base64.b64encode(b"picture 1").decode(), base64.b64encode(b"another browser").decode())
+    edit(text, '"2\\n"', '"3\\n"')
+    edit(figure, "          2\n         ]", "          5\n         ]")
+    edit(error, "print('fine')", "1 / 0")
+    days = [same, ignored, text, figure, varying, error]
+    result = compare([day.notebook for day in days], get_settings(), tmp_path)
+    assert {name: (compared.cells, len(compared.differences)) for name, compared in result.items()} == {
+        "02_same": (3, 0),
+        "02_ignored": (2, 0),
+        "02_text": (2, 1),
+        "02_figure": (2, 1),
+        "02_varying": (2, 1),
+        "02_error": (2, 1),
+    }
+    assert "'3\\n' == '2\\n'" in result["02_text"].differences[0]
+    assert "ZeroDivisionError" in result["02_error"].differences[0]
+
+
+def edit(day: Any, old: str, new: str) -> None:
+    content = day.notebook.read_text()
+    assert old in content
+    json.loads(content.replace(old, new))
+    day.notebook.write_text(content.replace(old, new))
+
+
+def test_a_picture_can_be_drawn_without_a_network() -> None:
+    pytest.importorskip("kaleido")
+    from choreographer.browsers.chromium import Chromium
+
+    if Chromium.find_browser(skip_local=False) is None:
+        pytest.skip("no Chromium on this machine")
+    (png,) = refresh.draw([{"data": [{"type": "bar", "y": [1, 2]}], "layout": {"height": 100}}])
+    content = base64.b64decode(png)
+    assert content.startswith(b"\x89PNG")
+    width, height = (int.from_bytes(content[at : at + 4], "big") for at in (16, 20))
+    assert (width, height) == (refresh.PICTURE_WIDTH * refresh.PICTURE_SCALE, 100 * refresh.PICTURE_SCALE)

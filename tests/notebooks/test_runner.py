@@ -1,0 +1,243 @@
+"""The runner stops where it must: at a failing cell, a notebook that did nothing, a contract that does not hold."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import psutil
+import pytest
+from notebook_samples import DAY_2, Notebooks, read
+from rich.console import Console
+
+from shared import catalog
+from shared.course.checks import Result, write_receipt
+from shared.course.contracts.week1 import COURSE_DAYS
+from shared.course.execution import environment, execute, parameters_of
+from shared.course.runner import CourseRun, print_run, run
+from shared.errors import CourseError
+from shared.settings import get_settings
+
+REPORT = "checks.report(2, spark)"
+PRETEND = "from shared.course import checks, runner; checks.write_receipt(2, [], runner.get_settings())"
+
+
+def run_days(notebooks: Notebooks, *days: Any, **options: Any) -> CourseRun:
+    return run(days, runs=notebooks.root / "runs", **options)
+
+
+def test_days_run_in_order_and_what_they_cost_is_told(spark: Any, notebooks: Notebooks) -> None:
+    catalog.drop_table(spark, COURSE_DAYS)
+    first = notebooks.make(DAY_2, REPORT, slug="first")
+    second = notebooks.make(DAY_2, "print('again')", REPORT, slug="second")
+    before = first.notebook.read_bytes()
+    result = run_days(notebooks, first, second)
+    assert result.ok, result.error
+    assert [day.name for day in result.days] == ["02_first", "02_second"]
+    (table,) = result.days[0].tables
+    assert (table.table, table.version, table.rows) == (COURSE_DAYS, 0, 4)
+    assert result.days[1].tables[0].version == 1
+    assert all(day.peak_mb > 100 and day.seconds > 0 and day.checks_passed == 1 for day in result.days)
+    assert first.notebook.read_bytes() == before, "the source notebook is left alone"
+    copy = nbformat.read(result.days[1].executed_copy, as_version=4)
+    assert copy.cells[3].outputs[0].text == "again\n"
+    # For people and for programs.
+    console = Console(record=True, width=120, file=io.StringIO())
+    print_run(result, console)
+    assert re.search(r"2\s+Sample\s+[\d.]+\s+[\d,]+\s+1 passed\s+ops\.course_days\s+0\s+4", console.export_text())
+    content = json.loads(json.dumps(result.as_dict()))
+    assert content["ok"]
+    assert content["days"][0]["tables"] == [{"table": COURSE_DAYS, "version": 0, "rows": 4}]
+
+
+def test_a_failing_cell_stops_the_run_and_is_shown(spark: Any, notebooks: Notebooks) -> None:
+    bad = notebooks.make("x = {}\nx['missing']", "print('not reached')", slug="bad")
+    after = notebooks.make("print('not reached either')", slug="after")
+    result = run_days(notebooks, bad, after)
+    assert not result.ok
+    assert result.days == []
+    error = result.error
+    assert (error.failure.cell, error.failure.source, error.failure.error) == (
+        2,
+        "x = {}\nx['missing']",
+        "KeyError: 'missing'",
+    )
+    assert "stopped in cell [2]" in error.problem
+    assert "shopmetrics course --from 2" in error.hint
+    copies = list((notebooks.root / "runs").rglob("*.ipynb"))
+    assert [copy.name for copy in copies] == ["02_bad.ipynb"]
+    assert nbformat.read(copies[0], as_version=4).cells[3].execution_count is None
+    console = Console(record=True, width=120, file=io.StringIO())
+    print_run(result, console)
+    shown = console.export_text()
+    assert "x['missing']" in shown
+    assert "KeyError: 'missing'" in shown
+    assert json.loads(json.dumps(result.as_dict()))["failed"]["cell"]["cell"] == 2
+
+
+def test_a_notebook_that_does_nothing_does_not_pass(spark: Any, notebooks: Notebooks) -> None:
+    # All is there from an earlier run: tables and receipt. Looking at these alone would not find out.
+    write_receipt(2, [], get_settings())
+    lazy = run_days(notebooks, notebooks.make("print('all done')"))
+    assert "left no result of its checks" in lazy.error.problem
+    assert "checks.report(2, spark)" in lazy.error.problem
+
+
+def test_a_notebook_that_ran_in_another_home_does_not_pass(spark: Any, notebooks: Notebooks, tmp_path: Path) -> None:
+    elsewhere = f"import os; os.environ['SHOPMETRICS_HOME'] = {str(tmp_path / 'other')!r}"
+    result = run_days(notebooks, notebooks.make(elsewhere, PRETEND))
+    assert "left no result of its checks" in result.error.problem
+
+
+def test_a_contract_that_does_not_hold_stops_the_run(spark: Any, notebooks: Notebooks) -> None:
+    def contract(number: int, *_: Any) -> list[Result]:
+        return [Result(number, "The table is filled", False, "0 rows", "4 rows", "the insert was skipped")]
+
+    result = run_days(notebooks, notebooks.make(PRETEND), contract=contract)
+    assert "The table is filled" in result.error.problem
+    assert "expected:    4 rows" in result.error.problem
+    assert result.error.failure is None
+
+
+def test_the_notebooks_own_check_stops_the_run_too(spark: Any, notebooks: Notebooks) -> None:
+    spoil = f"spark.sql('INSERT INTO {COURSE_DAYS} SELECT * FROM {COURSE_DAYS} LIMIT 1')"
+    result = run_days(notebooks, notebooks.make(DAY_2, spoil, REPORT))
+    assert result.error.failure.cell == 4
+    assert "CourseError: Day 2: 1 of 1 checks failed" in result.error.problem
+
+
+def test_a_notebook_that_is_missing_or_none_is_refused_before_anything_runs(notebooks: Notebooks) -> None:
+    good, gone = notebooks.make("print('ran')", slug="good"), notebooks.make(slug="gone")
+    gone.notebook.unlink()
+    with pytest.raises(CourseError, match=r"There is no notebook .*02_gone"):
+        run_days(notebooks, good, gone)
+    gone.notebook.write_text("{")
+    with pytest.raises(CourseError, match=r"02_gone\.ipynb is not a notebook"):
+        run_days(notebooks, good, gone)
+    assert not (notebooks.root / "runs").exists()
+
+
+# One notebook
+
+
+def outputs(notebook: Any) -> str:
+    return "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
+
+
+def test_the_kernel_is_this_python_whatever_is_installed(
+    notebooks: Notebooks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "jupyter" / "kernels" / "python3"
+    other.mkdir(parents=True)
+    (other / "kernel.json").write_text(
+        json.dumps({"argv": ["/no/such/python", "-f", "{connection_file}"], "display_name": "x", "language": "python"})
+    )
+    monkeypatch.setenv("JUPYTER_PATH", str(other.parent.parent))
+    monkeypatch.chdir(tmp_path)
+    day = notebooks.make("import sys, os; print(sys.executable, os.getcwd())")
+    execution = execute(day.notebook, get_settings())
+    assert execution.failure is None
+    assert outputs(execution.notebook).split() == [sys.executable, str(day.notebook.parent)]
+
+
+def test_the_kernel_sees_the_settings_of_the_run(notebooks: Notebooks, tmp_path: Path) -> None:
+    settings = get_settings().model_copy(update={"home": tmp_path / "a $HOME", "scale": 0.25})
+    source = "import time; from shared.settings import get_settings as get; "
+    source += "print(get().home, get().scale, time.tzname[0], hash('a'))"
+    first, second = (execute(notebooks.make(source).notebook, settings) for _ in range(2))
+    assert outputs(first.notebook).startswith(f"{tmp_path}/a $HOME 0.25 UTC ")
+    assert outputs(first.notebook) == outputs(second.notebook), "even the hash of a string is the same"
+
+
+def test_a_parameter_is_put_below_its_cell_only_if_it_differs(spark: Any, notebooks: Notebooks) -> None:
+    def contract(*_: Any) -> list[Result]:
+        return []
+
+    day = notebooks.make("print('scale', scale)", PRETEND)
+    default = run_days(notebooks, day, contract=contract)
+    smaller = run_days(notebooks, day, contract=contract, settings=get_settings().model_copy(update={"scale": 0.5}))
+    copies = [nbformat.read(result.days[0].executed_copy, as_version=4) for result in (default, smaller)]
+    assert [outputs(copy) for copy in copies] == ["scale 1.0\n", "scale 0.5\n"]
+    assert [cell.source for cell in copies[0].cells] == [cell.source for cell in read(day).cells]
+    assert copies[1].cells[2].source == "# Parameters\nscale = 0.5\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("scale = settings.scale", "the line `scale = settings.scale`"),
+        ("a, b = 1, 2", "the line `a, b = (1, 2)`"),
+        ("import os", "the line `import os`"),
+    ],
+)
+def test_a_parameters_cell_holds_literals_only(notebooks: Notebooks, source: str, message: str) -> None:
+    notebook = read(notebooks.make())
+    notebook.cells[1].source = source
+    with pytest.raises(CourseError, match=re.escape(message)):
+        parameters_of(notebook)
+
+
+def test_parameters_are_read_with_their_values(notebooks: Notebooks) -> None:
+    notebook = read(notebooks.make())
+    notebook.cells[1].source = "# the default run\nscale: float = 1.0\nseed = 42\nnames = ['a', None]\n"
+    assert parameters_of(notebook) == {"scale": 1.0, "seed": 42, "names": ["a", None]}
+
+
+@pytest.mark.parametrize(
+    "source", ["import os; os._exit(1)", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
+)
+def test_a_kernel_that_dies_is_a_failure_of_its_cell(notebooks: Notebooks, source: str) -> None:
+    execution = execute(notebooks.make("1 + 1", source, "2 + 2").notebook, get_settings())
+    assert (execution.failure.cell, execution.failure.source) == (3, source)
+    assert execution.failure.error.startswith("the kernel died")
+
+
+def test_an_error_on_purpose_is_no_failure_and_its_absence_is(notebooks: Notebooks) -> None:
+    tags = {0: ["raises-exception"]}
+    raising = execute(notebooks.make("1 / 0", "print('reached')", tags=tags).notebook, get_settings())
+    assert raising.failure is None
+    assert outputs(raising.notebook) == "reached\n"
+    harmless = execute(notebooks.make("1 / 1", tags=tags).notebook, get_settings())
+    assert harmless.failure.error == "the cell is tagged raises-exception, but ended without an error"
+
+
+def test_ctrl_c_leaves_no_kernel_behind(notebooks: Notebooks, tmp_path: Path) -> None:
+    started = tmp_path / "kernel"
+    source = f"import os, threading; open({str(started)!r}, 'w').write(str(os.getpid())); threading.Event().wait()"
+    day = notebooks.make(source)
+    program = (
+        "import sys; from pathlib import Path; from shared.course.execution import execute; "
+        "from shared.settings import get_settings; execute(Path(sys.argv[1]), get_settings())"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", program, str(day.notebook)],
+        env=os.environ | environment(get_settings()),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(lambda: started.is_file() and started.read_text(), "the cell to start")
+    kernel = psutil.Process(int(started.read_text()))
+    child.send_signal(signal.SIGINT)
+    _, errors = child.communicate(timeout=30)
+    assert child.returncode != 0
+    assert "KeyboardInterrupt" in errors
+    psutil.wait_procs([kernel], timeout=10)
+    assert not kernel.is_running()
+
+
+def wait_for(condition: Any, what: str, timeout: float = 60.0) -> None:
+    import threading
+    import time
+
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {timeout:g} s for {what}"
+        threading.Event().wait(0.05)
