@@ -4,7 +4,8 @@
 
 >>> from generators import generate
 >>> manifest = generate("/tmp/raw", scale=0.01, days=3)                             # doctest: +SKIP
->>> manifest.rows("orders"), manifest.defects("orders")["tie"]                      # doctest: +SKIP
+>>> manifest.rows("customers")                                                      # doctest: +SKIP
+116
 """
 
 from __future__ import annotations

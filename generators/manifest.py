@@ -38,7 +38,7 @@ class Manifest:
     Example:
         >>> manifest = Manifest.load(settings.raw)                                      # doctest: +SKIP
         >>> manifest.rows("orders"), manifest.defects("orders", "2025-12-31")["tie"]    # doctest: +SKIP
-        (101347, 111)
+        (104473, 125)
     """
 
     landing: Path
