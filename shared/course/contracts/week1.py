@@ -232,7 +232,8 @@ def _measured(path: Path) -> tuple[int, int, str]:
 )
 def _defect_rate(context: Context) -> Finding:
     plan, historical = context.manifest.plan, batch_date(0).isoformat()
-    ok, shares = True, []
+    ok = True
+    shares: list[str] = []
     for source in DAY_3_SOURCES:
         if historical not in context.manifest.tables.get(source, {}):
             ok, shares = False, [*shares, f"no historical load of {source}"]
