@@ -27,6 +27,7 @@ from shared.course import checks
 from shared.course.days import Day, select
 from shared.course.execution import Failure, execute, parameters_of, read
 from shared.errors import CourseError
+from shared.runtime.spark import connect
 from shared.settings import CHECKOUT, Settings, get_settings
 
 if TYPE_CHECKING:
@@ -128,18 +129,15 @@ def run(
         >>> result.ok
         True
     """
-    from shared.runtime.spark import connect
-
     chosen = select() if days is None else tuple(days)
     settings = settings or get_settings()
     for day in chosen:
         read(day.notebook)  # all of them, before minutes are spent on the first
     result = CourseRun(settings.home, _new_directory(runs))
-    spark = connect(settings)
-    before = _states(spark)
+    before = _states(connect(settings))
     for day in chosen:
         try:
-            finished, before = _run_day(day, settings, spark, contract, result.directory, before, console)
+            finished, before = _run_day(day, settings, contract, result.directory, before, console)
         except DayFailed as error:
             result.error = error
             break
@@ -152,7 +150,6 @@ def run(
 def _run_day(
     day: Day,
     settings: Settings,
-    spark: SparkSession,
     contract: Contract,
     directory: Path,
     before: dict[str, TableState],
@@ -181,6 +178,7 @@ def _run_day(
             f"checks.report({day.number}, spark) in the last cell of {day.notebook}, run in this home.",
             again,
         )
+    spark = connect(settings)  # anew: the notebook may have restarted the engine
     results = contract(day.number, spark, settings)
     try:
         checks.raise_if_failed(results)

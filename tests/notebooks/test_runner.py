@@ -24,7 +24,8 @@ from shared.course.contracts.week1 import COURSE_DAYS
 from shared.course.execution import environment, execute, parameters_of
 from shared.course.runner import CourseRun, print_run, run
 from shared.errors import CourseError
-from shared.settings import get_settings
+from shared.runtime import spark as engine
+from shared.settings import Settings, get_settings
 
 REPORT = "checks.report(2, spark)"
 PRETEND = "from shared.course import checks, runner; checks.write_receipt(2, [], runner.get_settings())"
@@ -105,6 +106,21 @@ def test_a_contract_that_does_not_hold_stops_the_run(spark: Any, notebooks: Note
     assert "The table is filled" in result.error.problem
     assert "expected:    4 rows" in result.error.problem
     assert result.error.failure is None
+
+
+def test_a_notebook_may_restart_the_engine(notebooks: Notebooks, settings: Settings) -> None:
+    restart = "import shared; from shared.runtime import spark; spark.down(); shared.connect()"
+    asked: list[str] = []
+
+    def contract(number: int, spark: Any, settings: Settings) -> list[Result]:
+        asked.append(spark.version)
+        return []
+
+    try:
+        assert run_days(notebooks, notebooks.make(restart, PRETEND), settings=settings, contract=contract).ok
+    finally:
+        engine.down(settings)
+    assert len(asked) == 1
 
 
 def test_the_notebooks_own_check_stops_the_run_too(spark: Any, notebooks: Notebooks) -> None:
