@@ -21,7 +21,7 @@ MOST_IGNORED = 2
 FEWEST_COMPARED = 5
 MOST_LINES = 30
 """Lines of a code cell: one idea fits."""
-MOST_BYTES = {"one output": 50_000, "all outputs": 200_000, "one picture": 150_000, "all pictures": 600_000}
+MOST_BYTES = {"one output": 50_000, "all outputs": 200_000, "one picture": 250_000, "all pictures": 600_000}
 SHORTEST_ALT = 20
 
 PATHS_OF_A_MACHINE = re.compile(r"(?<![\w.$>])/(?:home|Users|root|tmp|mnt|opt|private|var/folders)/\w|[A-Z]:\\+Users")
