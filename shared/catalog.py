@@ -127,16 +127,24 @@ def describe(spark: SparkSession, table: str) -> DataFrame:
 def history(spark: SparkSession, table: str) -> DataFrame:
     """Return a table's versions as a DataFrame ``version, operation, rows_written``, oldest first.
 
-    Only what is the same on every machine: no timestamps, no ids.
+    Only what is the same on every machine: no timestamps, no ids. ``rows_written`` counts all rows in the files that a
+    version wrote, copied ones too, and is NULL where the log does not say.
 
     Raises:
         CatalogError: if there is no such table.
     """
     rows = [
-        (int(row.version), row.operation, int(row.operationMetrics.get("numOutputRows", 0)))
+        (int(row.version), row.operation, _rows_written(row.operationMetrics))
         for row in reversed(_history(spark, table))
     ]
     return spark.createDataFrame(rows, "version LONG, operation STRING, rows_written LONG")
+
+
+def _rows_written(metrics: dict[str, str]) -> int | None:
+    if "numOutputRows" in metrics:
+        return int(metrics["numOutputRows"])
+    parts = [int(metrics[name]) for name in ("numUpdatedRows", "numCopiedRows") if name in metrics]
+    return sum(parts) if parts else None
 
 
 def table_path(table: str, settings: Settings | None = None) -> Path:

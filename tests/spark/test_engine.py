@@ -163,3 +163,12 @@ def test_a_failed_query_is_a_sentence_and_not_a_page(spark):
         spark.sql("SELECT nothing FROM ops.nowhere").collect()
     assert "JVM stacktrace" not in str(raised.value)
     assert "cannot be found" in str(raised.value)
+
+
+def test_the_history_counts_the_rows_that_each_version_wrote(spark):
+    spark.sql("CREATE OR REPLACE TABLE ops.history_test AS SELECT /*+ COALESCE(1) */ id FROM range(4)")
+    spark.sql("UPDATE ops.history_test SET id = 9 WHERE id = 1")
+    spark.sql("ALTER TABLE ops.history_test SET TBLPROPERTIES ('a' = 'b')")
+    history = catalog.history(spark, "ops.history_test").collect()
+    catalog.drop_table(spark, "ops.history_test")
+    assert [(row.version, row.rows_written) for row in history] == [(0, 4), (1, 4), (2, None)]
