@@ -44,6 +44,8 @@ FROM_SETTINGS = ("scale", "seed", "defects")
 MOST_LINES = 15
 """Lines of an error that are printed; all of them are in the executed copy."""
 
+NO_TABLE = "none changed"
+
 Contract = Callable[[int, "SparkSession", Settings], list[checks.Result]]
 
 
@@ -232,16 +234,21 @@ def print_run(result: CourseRun, console: Console) -> None:
 
 def _summary(result: CourseRun) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("day", "seconds", "peak MB", "checks", "tables", "version", "rows"):
-        table.add_column(column, justify="left" if column in ("day", "tables") else "right")
+    # In a narrow window a title is wrapped; a number or the name of a table is whole.
+    table.add_column("day")
+    names = [state.table for day in result.days for state in day.tables]
+    for column in ("seconds", "peak MB", "checks"):
+        table.add_column(column, justify="right", min_width=len(column))
+    table.add_column("tables", no_wrap=True, min_width=max(map(len, [NO_TABLE, *names])))
+    for column in ("version", "rows"):
+        table.add_column(column, justify="right", min_width=len(column))
     for day in result.days:
-        tables = [state.table for state in day.tables] or ["(unchanged)"]
         table.add_row(
             f"{day.day}  {day.title}",
             f"{day.seconds:.1f}",
             f"{day.peak_mb:,.0f}",
-            f"{day.checks_passed} passed",
-            "\n".join(tables),
+            f"{day.checks_passed} ok",
+            "\n".join(state.table for state in day.tables) or NO_TABLE,
             "\n".join(str(state.version) for state in day.tables),
             "\n".join(f"{state.rows:,}" for state in day.tables),
         )

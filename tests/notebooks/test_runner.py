@@ -53,7 +53,7 @@ def test_days_run_in_order_and_what_they_cost_is_told(spark: Any, notebooks: Not
     # For people and for programs.
     console = Console(record=True, width=120, file=io.StringIO())
     print_run(result, console)
-    assert re.search(r"2\s+Sample\s+[\d.]+\s+[\d,]+\s+1 passed\s+ops\.course_days\s+0\s+4", console.export_text())
+    assert re.search(r"2\s+Sample\s+[\d.]+\s+[\d,]+\s+1 ok\s+ops\.course_days\s+0\s+4", console.export_text())
     content = json.loads(json.dumps(result.as_dict()))
     assert content["ok"]
     assert content["days"][0]["tables"] == [{"table": COURSE_DAYS, "version": 0, "rows": 4}]
