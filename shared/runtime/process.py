@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -136,11 +137,31 @@ def stop(record: ServerRecord, timeout: float = 30.0) -> bool:
         return False
     family = [process, *process.children(recursive=True)]
     process.terminate()
-    _, alive = psutil.wait_procs(family, timeout=timeout)
-    for survivor in alive:
+    for survivor in _await_end(family, timeout):
         survivor.kill()
-    psutil.wait_procs(alive, timeout=5.0)
+    _await_end(family, 5.0)
     return True
+
+
+def _await_end(processes: list[psutil.Process], timeout: float) -> list[psutil.Process]:
+    """Wait until these processes have ended; return those that have not.
+
+    A zombie has ended: it is kept only until the process that started it asks for its exit code, and that may be a
+    notebook's kernel that lives on for hours. ``psutil.wait_procs`` would wait for it.
+    """
+    deadline = time.monotonic() + timeout
+    while alive := [process for process in processes if _is_alive(process)]:
+        if time.monotonic() > deadline:
+            return alive
+        psutil.wait_procs(alive, timeout=0.05)
+    return []
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def log_tail(log: Path, lines: int = 8) -> str:

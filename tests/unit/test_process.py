@@ -5,6 +5,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 
 import psutil
 import pytest
@@ -56,6 +57,14 @@ def test_stop_ends_the_process_and_its_children(child):
     assert process.stop(record_of(child.pid), timeout=10) is True
     assert record_of(os.getpid()).process() is not None
     assert not psutil.pid_exists(child.pid) or psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_process_whose_starter_lives_on_is_ended_without_waiting_for_its_starter(child):
+    # The child stays a zombie until this very process asks for its exit code.
+    begun = time.monotonic()
+    assert process.stop(record_of(child.pid), timeout=20) is True
+    assert psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE or child.returncode is not None
+    assert time.monotonic() - begun < 10
 
 
 def test_a_process_that_ignores_the_polite_request_is_ended_all_the_same():
