@@ -43,16 +43,21 @@ class Ingested:
     malformed: int
     version: int
     extra_columns: dict[str, list[str]] = field(default_factory=dict)
-    """File to the columns it has that the contract does not know."""
+    """File read in this run, to the columns it has that the contract does not know."""
 
 
 def ingest(
-    spark: SparkSession, sources: Iterable[str] = tuple(SOURCES), settings: Settings | None = None
+    spark: SparkSession, sources: Iterable[str | Source] = tuple(SOURCES), settings: Settings | None = None
 ) -> list[Ingested]:
     """Ingest every new file of these sources into its bronze table; with nothing new, change nothing.
 
     Guarantees: each file once, one bronze row per data line, append-only. All headers are checked before the first row
     is written.
+
+    Args:
+        spark: the session.
+        sources: names out of :data:`~shared.bronze.contracts.SOURCES`, or contracts of one's own.
+        settings: the home; left out, this process's.
 
     Raises:
         SourceError: for an unknown source, and for files without a required column, naming file and column.
@@ -63,7 +68,7 @@ def ingest(
         ...     print(result.table, result.files, result.rows, result.malformed)
     """
     settings = settings or get_settings()
-    chosen = [_source(name) for name in sources]
+    chosen = [_source(source) for source in sources]
     volume = Path(catalog.volume_path(settings))
     landed = _landed(volume, chosen)
     with _one_run_at_a_time(settings):
@@ -108,24 +113,32 @@ def checkpoint_path(source: Source, settings: Settings) -> Path:
     return settings.checkpoints / "bronze" / source.name
 
 
-def reset(spark: SparkSession, source_name: str, settings: Settings | None = None) -> None:
+def reset(spark: SparkSession, source: str | Source, settings: Settings | None = None) -> None:
     """Remove a source's bronze table together with its checkpoint; the next run ingests every file again.
 
     Never one without the other: without its checkpoint a table would be filled twice, without its table a checkpoint
     would skip every file.
     """
     settings = settings or get_settings()
-    source = _source(source_name)
+    source = _source(source)
     with _one_run_at_a_time(settings):
         catalog.drop_table(spark, source.bronze_table, settings)
         if checkpoint_path(source, settings).exists():
             shutil.rmtree(checkpoint_path(source, settings))
 
 
-def _source(name: str) -> Source:
-    if name not in SOURCES:
-        raise SourceError(f"There is no source {name!r}. Sources: {', '.join(SOURCES)}.")
-    return SOURCES[name]
+def _source(source: str | Source) -> Source:
+    if isinstance(source, Source):
+        return source
+    if source not in SOURCES:
+        raise SourceError(f"There is no source {source!r}. Sources: {', '.join(SOURCES)}.")
+    return SOURCES[source]
+
+
+def _drifted(source: Source, files: list[LandedFile]) -> dict[str, list[str]]:
+    """Return the files that have columns beyond the contract, and those columns."""
+    known = set(source.column_names)
+    return {file.path: sorted(set(file.header) - known) for file in files if set(file.header) - known}
 
 
 def _landed(volume: Path, sources: list[Source]) -> dict[str, list[LandedFile]]:
@@ -186,7 +199,8 @@ def _start(
     lines = read_lines(spark, source, volume)
     # Counted while the rows pass, instead of by further jobs afterwards. Every file has one header.
     rows = parse_lines(lines.observe("lines", F.count_if(F.col("value").isin(headers)).alias("files")), source, files)
-    counted = rows.observe("rows", F.count(F.lit(1)).alias("rows"), F.count("_malformed").alias("malformed"))
+    drifted = [F.bool_or(F.col("source_file") == path).alias(path) for path in _drifted(source, files)]
+    counted = rows.observe("rows", F.count(F.lit(1)).alias("rows"), F.count("_malformed").alias("malformed"), *drifted)
     return (
         counted.writeStream.format("delta")
         .queryName(f"bronze_{source.name}")
@@ -205,6 +219,7 @@ def _observed(metrics: Row) -> dict[str, int]:
 
 def _finish(spark: SparkSession, source: Source, files: list[LandedFile], query: StreamingQuery | None) -> Ingested:
     counts = {"files": 0, "rows": 0, "malformed": 0}
+    drift: dict[str, list[str]] = {}
     if query:
         from pyspark.errors import StreamingQueryException
 
@@ -217,10 +232,10 @@ def _finish(spark: SparkSession, source: Source, files: list[LandedFile], query:
             ) from error
         for progress in query.recentProgress:
             for metrics in progress.get("observedMetrics", {}).values():
-                for name, value in _observed(metrics).items():
-                    counts[name] += value
-    known = set(source.column_names)
-    drift = {file.path: sorted(set(file.header) - known) for file in files if set(file.header) - known}
+                observed = _observed(metrics)
+                drift |= {path: columns for path, columns in _drifted(source, files).items() if observed.get(path)}
+                for name in counts.keys() & observed.keys():
+                    counts[name] += observed[name]
     return Ingested(
         source.bronze_table, **counts, version=catalog.version(spark, source.bronze_table), extra_columns=drift
     )

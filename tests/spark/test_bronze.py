@@ -124,7 +124,9 @@ def test_columns_are_matched_by_name_and_unknown_ones_kept_aside_and_reported(sp
     deliver(shop, f"{reordered}\n2026-01-01 09:00:00,red,5.00,P-2,Cup,Home,Acme,false\n", name="b.csv")
     (result,) = bronze.ingest(spark, ["products"])
     assert result.extra_columns == {"products/2026-01-01/b.csv": ["colour"]}
-    first, second = products(spark, "product_id, list_price, is_active, _extra, _malformed")
+    deliver(shop, f"{HEADER}\n{ROW}\n".replace("P-1", "P-0"), name="c.csv")
+    assert bronze.ingest(spark, ["products"])[0].extra_columns == {}, "drift is reported by the run that read it"
+    _, first, second = products(spark, "product_id, list_price, is_active, _extra, _malformed")
     assert (first.product_id, str(first.list_price), first.is_active, first._extra) == ("P-1", "19.90", True, None)
     assert (second.product_id, str(second.list_price), second.is_active) == ("P-2", "5.00", False)
     assert second._extra == {"colour": "red"}
