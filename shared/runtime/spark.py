@@ -275,7 +275,8 @@ def down(settings: Settings | None = None) -> bool:
     return ended
 
 
-_open_session: tuple[str, SparkSession] | None = None
+_sessions: dict[str, SparkSession] = {}
+"""The session of this process to each engine, by address."""
 
 
 def connect(settings: Settings | None = None) -> SparkSession:
@@ -290,15 +291,13 @@ def connect(settings: Settings | None = None) -> SparkSession:
         >>> spark = shared.connect()
         >>> spark.sql("SELECT 1 AS one").show()
     """
-    global _open_session
     if on_databricks():
         return _databricks_session(settings or get_settings())
     address = os.environ.get("SPARK_REMOTE") or _address(up(settings or get_settings()))
-    if _open_session is None or _open_session[0] != address or _open_session[1].is_stopped:  # type: ignore[attr-defined]
-        if _open_session:
-            _open_session[1].client.close()
-        _open_session = (address, _session_at(address))
-    return _open_session[1]
+    known = _sessions.get(address)
+    if known is None or known.is_stopped:  # type: ignore[attr-defined]
+        known = _sessions[address] = _session_at(address)
+    return known
 
 
 def on_databricks() -> bool:

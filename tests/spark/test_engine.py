@@ -172,3 +172,11 @@ def test_the_history_counts_the_rows_that_each_version_wrote(spark):
     history = catalog.history(spark, "ops.history_test").collect()
     catalog.drop_table(spark, "ops.history_test")
     assert [(row.version, row.rows_written) for row in history] == [(0, 4), (1, 4), (2, None)]
+
+
+def test_a_process_may_hold_sessions_to_the_engines_of_two_homes(spark, home):
+    other = engine.connect(home)
+    other.sql("CREATE TABLE ops.only_there AS SELECT 1 AS id")
+    assert catalog.tables(other) == ["ops.only_there"]
+    assert "ops.only_there" not in catalog.tables(spark)
+    assert engine.connect(home) is other
