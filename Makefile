@@ -41,8 +41,11 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# A notebook that came with git is not trusted, and JupyterLab would hide its diagrams and interactive figures.
 lab: setup
-	$(BIN)/jupyter lab notebooks
+	@$(BIN)/jupyter trust notebooks/*.ipynb >/dev/null
+	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/01_workspace.ipynb \
+		$(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)
 
 notebooks: setup
 	$(BIN)/python -m shared.course.refresh

@@ -243,7 +243,7 @@ def cannot_write(path: Path, error: OSError) -> GeneratorError:
     hint = (
         "free some space, or generate with a smaller --scale or fewer --days"
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        else "choose a directory that you may write to with --out"
+        else "choose a directory that you may write to (--out, or SHOPMETRICS_HOME)"
     )
     return GeneratorError(
         f"{path} cannot be written: {error.strerror or error} ({free / 1e6:,.0f} MB free in {existing})", hint

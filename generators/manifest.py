@@ -146,6 +146,6 @@ def read_identity(content: dict[str, Any], path: Path) -> Plan:
     if content["version"] != VERSION:
         raise GeneratorError(
             f"{path} was written by version {content['version']} of the generators, this is version {VERSION}",
-            f"delete {path.parent} and generate again, or choose another directory with --out",
+            "`shopmetrics reset` and generate again, or choose another directory (--out, or SHOPMETRICS_HOME)",
         )
     return Plan(content["seed"], content["scale"], content["defects"])

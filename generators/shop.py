@@ -159,7 +159,7 @@ def _only_run(landing: Path) -> Iterator[None]:
     except Timeout as error:
         raise GeneratorError(
             f"another run is generating files in {landing}",
-            "wait until it ends, or choose another directory with --out",
+            "wait until it ends, or choose another directory (--out, or SHOPMETRICS_HOME)",
         ) from error
     except OSError as error:
         raise cannot_write(landing, error) from error
@@ -194,7 +194,8 @@ def _check_same(asked: Plan, found: Plan, landing: Path) -> None:
     if asked != found:
         raise GeneratorError(
             f"{landing} holds files of {found}, but {asked} was asked for: they do not belong together",
-            f"ask for {found}, choose another directory with --out, or delete {landing} to start anew",
+            f"ask for {found}, choose another directory (--out, or SHOPMETRICS_HOME), "
+            "or `shopmetrics reset` to start anew",
         )
 
 
@@ -202,7 +203,7 @@ def _check_free(path: Path, resumed: bool) -> None:
     if path.exists() and not resumed:
         raise GeneratorError(
             f"{path} is there already, but no manifest lists it: it is not overwritten",
-            "move it away, or choose another directory with --out",
+            "move it away, or choose another directory (--out, or SHOPMETRICS_HOME)",
         )
 
 

@@ -43,6 +43,14 @@ def main() -> None:
         if error.hint:
             Console(stderr=True, soft_wrap=True, highlight=False).print(f"  -> {error.hint}", markup=False)
         sys.exit(1)
+    except Exception as error:
+        if type(error).__name__ != "SparkConnectGrpcException":  # not imported here: most commands need no Spark
+            raise
+        message = "error: the engine ended, or no longer answers, while it was at work"
+        Console(stderr=True, soft_wrap=True, highlight=False).print(message, markup=False)
+        advice = "  -> run the command again: it starts a new engine, and nothing is lost or doubled"
+        Console(stderr=True, soft_wrap=True, highlight=False).print(advice, markup=False)
+        sys.exit(1)
 
 
 @app.command(epilog="Example: `shopmetrics doctor`")
@@ -175,6 +183,8 @@ def pipeline_run(
     if as_json:
         _print_json([asdict(result) for result in results])
         return
+    if not any(get_settings().raw.glob("*/*/*.csv")):
+        typer.echo(f"no files in {get_settings().raw}; `shopmetrics generate` writes the shop's")
     table = _table("table", "files", "rows", "malformed", "version", numbers=(1, 2, 3, 4))
     for result in results:
         counts = (result.files, result.rows, result.malformed, result.version)
@@ -198,7 +208,12 @@ def course(
     from shared.course.runner import print_run, run
 
     console = Console(stderr=as_json)
-    result = run(select(first, through), get_settings(scale=scale, seed=seed), console)
+    try:
+        result = run(select(first, through), get_settings(scale=scale, seed=seed), console)
+    except KeyboardInterrupt:
+        message = "stopped; what is finished stays, and `shopmetrics course --from N` goes on from day N"
+        Console(stderr=True, highlight=False).print(message)
+        raise typer.Exit(130) from None
     if as_json:
         _print_json(result.as_dict())
     else:
@@ -210,7 +225,11 @@ def course(
 
 
 @app.command(epilog='Example: `shopmetrics sql "SELECT count(*) FROM bronze.orders_raw"`')
-def sql(query: Annotated[str, typer.Argument(help="One SQL statement.")], as_json: Json = False) -> None:
+def sql(
+    query: Annotated[str, typer.Argument(help="One SQL statement.")],
+    limit: Annotated[int, typer.Option(min=1, help="Rows to print at most.")] = 100,
+    as_json: Json = False,
+) -> None:
     """Run one SQL statement and print its rows."""
     from pyspark.errors import PySparkException
 
@@ -218,13 +237,16 @@ def sql(query: Annotated[str, typer.Argument(help="One SQL statement.")], as_jso
 
     try:
         frame = shared.connect().sql(query)
-        columns, result = frame.columns, frame.collect()
+        columns, result = frame.columns, frame.limit(limit + 1).collect()
     except PySparkException as error:
-        raise ShopMetricsError(str(error).strip(), "correct the statement") from error
+        raise ShopMetricsError(_without_plan(str(error)), "correct the statement") from error
+    more, result = len(result) > limit, result[:limit]
+    if more:
+        Console(stderr=True).print(f"the first {limit} rows; there are more (--limit)", highlight=False)
     if as_json:
         _print_json([row.asDict(recursive=True) for row in result])
         return
-    rows = [["NULL" if value is None else str(value) for value in row.asDict().values()] for row in result]
+    rows = [[_cell(value) for value in row] for row in result]
     table = _table(*columns)
     for row in rows:
         table.add_row(*row)
@@ -272,6 +294,19 @@ def secret(name: Annotated[str, typer.Argument(help="Name of the secret, as its 
 
     secrets.put(name, typer.prompt(f"Value of {name}", hide_input=True))
     typer.echo(f"kept in {secrets.secrets_file()}")
+
+
+def _without_plan(message: str) -> str:
+    """Return what Spark says is wrong, without the query plan that it prints below."""
+    lines = message.strip().splitlines()
+    plan = next((number for number, line in enumerate(lines) if line.startswith(("'", "+-"))), len(lines))
+    return "\n".join(lines[:plan]).rstrip("; \n")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "NULL"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _table(*columns: str, numbers: tuple[int, ...] = ()) -> Table:

@@ -123,7 +123,7 @@ def _read(given: tuple[tuple[str, Any], ...]) -> Settings:
     if problems:
         raise SettingsError(
             "Settings cannot be used:\n  - " + "\n  - ".join(problems),
-            "`shopmetrics settings` lists every setting, its value and what it means",
+            "correct or unset what is named; `shopmetrics settings` then lists every setting and what it means",
         )
     return settings
 

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
     from shared.course.table import Tabular
 
+PICTURE_WIDTH = 760
+"""Pixels that the picture of a figure takes on the page; it is drawn sharper than that."""
+
 PLOTLY_MIME = "application/vnd.plotly.v1+json"
 
 MOST_COMPARED = 1_000
@@ -216,7 +219,7 @@ def figure(fig: go.Figure, alt: str, height: int = 360) -> None:
         "layout": content["layout"],
         "config": {"displaylogo": False, "responsive": True},
     }
-    _put({PLOTLY_MIME: bundle, "text/plain": alt}, {"image/png": {"alt": alt}})
+    _put({PLOTLY_MIME: bundle, "text/plain": alt}, {"image/png": {"alt": alt, "width": PICTURE_WIDTH}})
 
 
 def styled(fig: go.Figure, height: int) -> go.Figure:

@@ -25,7 +25,7 @@ from typing import Any
 from rich.console import Console
 
 from shared.course.days import Day, select
-from shared.course.display import PLOTLY_MIME
+from shared.course.display import PICTURE_WIDTH, PLOTLY_MIME
 from shared.course.execution import KERNEL_NAME, execute, read
 from shared.errors import CourseError, ShopMetricsError
 from shared.settings import Settings, get_settings
@@ -48,7 +48,6 @@ KEPT_OUTPUT_METADATA = (PNG,)
 CORES = 2
 """Cores of the engine while outputs are stored and compared: how many files a write makes depends on it."""
 
-PICTURE_WIDTH = 760
 PICTURE_SCALE = 1.5
 """Pixels of a picture per pixel on the page: sharp on most screens, and small."""
 

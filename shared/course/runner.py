@@ -138,6 +138,8 @@ def run(
     result = CourseRun(settings.home, _new_directory(runs))
     before = _states(connect(settings))
     for day in chosen:
+        if console and not console.is_terminal:  # where there is no progress bar either
+            console.print(f"day {day.number:>2}  {day.title} ...", highlight=False)
         try:
             finished, before = _run_day(day, settings, contract, result.directory, before, console)
         except DayFailed as error:
@@ -227,7 +229,8 @@ def print_run(result: CourseRun, console: Console) -> None:
     if result.days:
         console.print(_summary(result))
         total = sum(day.seconds for day in result.days)
-        console.print(f"{len(result.days)} days in {total:.1f} s; executed copies in {_short(result.directory)}")
+        number = f"{len(result.days)} day{'s' * (len(result.days) != 1)}"
+        console.print(f"{number} in {total:.1f} s; executed copies in {_short(result.directory)}")
     if result.error:
         console.print(_failure_panel(result.error))
 

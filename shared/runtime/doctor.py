@@ -13,7 +13,7 @@ import psutil
 
 from shared.errors import ShopMetricsError
 from shared.runtime import jars, java, spark, startup_cache
-from shared.runtime.process import read_record
+from shared.runtime.process import choose_port, read_record
 from shared.settings import CHECKOUT, Settings, get_settings
 
 Verdict = Literal["ok", "warning", "problem"]
@@ -138,4 +138,8 @@ def _engine(settings: Settings) -> Finding:
         return Finding("Engine", "ok", f"running, pid {record.pid}, port {record.port}, {record.memory_mb():.0f} MB")
     if read_record(path):
         return Finding("Engine", "warning", "its process lives but does not answer", "the next use replaces it")
+    try:
+        choose_port(settings.spark_port, "SHOPMETRICS_SPARK_PORT")
+    except ShopMetricsError as error:
+        return Finding("Engine", "problem", error.problem, error.hint)
     return Finding("Engine", "ok", "not running; the first use starts it")
