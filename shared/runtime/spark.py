@@ -275,8 +275,8 @@ def down(settings: Settings | None = None) -> bool:
     return ended
 
 
-_sessions: dict[str, SparkSession] = {}
-"""The session of this process to each engine, by address."""
+_sessions: dict[Path | str, tuple[str, SparkSession]] = {}
+"""The session of this process to each engine: by home or remote address, the address that it was made for."""
 
 
 def connect(settings: Settings | None = None) -> SparkSession:
@@ -293,11 +293,17 @@ def connect(settings: Settings | None = None) -> SparkSession:
     """
     if on_databricks():
         return _databricks_session(settings or get_settings())
-    address = os.environ.get("SPARK_REMOTE") or _address(up(settings or get_settings()))
-    known = _sessions.get(address)
-    if known is None or known.is_stopped:  # type: ignore[attr-defined]
-        known = _sessions[address] = _session_at(address)
-    return known
+    settings = settings or get_settings()
+    remote = os.environ.get("SPARK_REMOTE")
+    engine, address = (remote, remote) if remote else (settings.home, _address(up(settings)))
+    known_address, session = _sessions.get(engine, ("", None))
+    if session is None or known_address != address or session.is_stopped:  # type: ignore[attr-defined]
+        if session is not None:
+            # Its engine is gone. Left open it would stay pyspark's default session, and be asked in place of the new.
+            session.client.close()  # type: ignore[attr-defined]
+        session = _session_at(address)
+        _sessions[engine] = (address, session)
+    return session
 
 
 def on_databricks() -> bool:
