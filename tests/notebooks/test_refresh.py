@@ -83,7 +83,9 @@ def test_a_picture_is_drawn_once_and_kept_while_its_figure_stays(notebooks: Note
     refresh.refresh([day])
     (first,) = pictures(day)
     assert first
-    assert read(day).cells[2].outputs[0].metadata == {"image/png": {"alt": "a is 1, b is 2."}}
+    assert read(day).cells[2].outputs[0].metadata == {
+        "image/png": {"alt": "a is 1, b is 2.", "width": refresh.PICTURE_WIDTH}
+    }
 
     # Another cell changes: the notebook is written again, the picture stays, no browser is needed.
     day.notebook.write_text(day.notebook.read_text().replace("scale = 1.0", "scale = 2.0"))
