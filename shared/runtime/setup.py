@@ -50,7 +50,7 @@ def prepare(settings: Settings | None = None, *, quiet: bool = False) -> None:
             why = "switched off" if not settings.startup_cache else f"needs Java {startup_cache.OLDEST_JAVA}"
             print(f"No start-up cache: {why}")
         return
-    class_path = spark.class_path(settings)
+    class_path = spark.class_path_if_complete(settings)
     cache = startup_cache.cache_path(settings, java, class_path)
     with FileLock(settings.cache_dir / ".startup-cache.lock"):
         if not cache.is_file():

@@ -131,7 +131,9 @@ def class_path_if_complete(settings: Settings) -> list[Path]:
     return [*sorted(pyspark_jars().glob("*.jar")), *jar_paths(settings)]
 
 
-def java_command(settings: Settings, java: Java, conf: dict[str, str], extra: list[str], argfile: Path) -> list[str]:
+def java_command(
+    settings: Settings, java: Java, jars: list[Path], conf: dict[str, str], extra: list[str], argfile: Path
+) -> list[str]:
     """Return the command that starts the server; its options go to a private file.
 
     Not on the command line: the token is among them, and every user of a machine may list its processes.
@@ -153,9 +155,7 @@ def java_command(settings: Settings, java: Java, conf: dict[str, str], extra: li
         options += ["--enable-native-access=ALL-UNNAMED"]
     options += extra
     options += [f"-D{key}={value}" for key, value in conf.items()]
-    lines = [
-        _quoted(option) for option in [*options, "-cp", os.pathsep.join(map(str, class_path(settings))), MAIN_CLASS]
-    ]
+    lines = [_quoted(option) for option in [*options, "-cp", os.pathsep.join(map(str, jars)), MAIN_CLASS]]
     write_private(argfile, "\n".join(lines) + "\n")
     return [str(java.executable), f"@{argfile}"]
 
@@ -213,11 +213,12 @@ def start(settings: Settings, jvm_options: list[str] | None = None) -> ServerRec
         "spark.connect.grpc.binding.port": str(port),
         "spark.connect.authenticate.token": token,
     }
+    jars = class_path(settings)  # once: it reads every listed jar to verify it
     if jvm_options is None:
-        cache = startup_cache.cache_path(settings, java, class_path(settings))
+        cache = startup_cache.cache_path(settings, java, jars)
         jvm_options = startup_cache.use(cache) if settings.startup_cache else []
     log = settings.run / "engine.log"
-    command = java_command(settings, java, conf, jvm_options, settings.run / "engine.args")
+    command = java_command(settings, java, jars, conf, jvm_options, settings.run / "engine.args")
     child = launch(command, log, cwd=settings.run)
     record = _await(child, port, token, " ".join(command), settings, log)
     try:
