@@ -81,7 +81,7 @@ def test_a_killed_server_is_replaced_and_its_tables_are_still_there(home):
     session.sql("CREATE TABLE ops.kept AS SELECT 1 AS id")
     session.client.close()
     os.kill(first.pid, signal.SIGKILL)
-    first.process() and psutil.wait_procs([first.process()], timeout=10)
+    psutil.wait_procs([process] if (process := first.process()) else [], timeout=10)
 
     assert engine.running(home) is None
     second = engine.up(home)
