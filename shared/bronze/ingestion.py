@@ -85,14 +85,18 @@ def ingest(
 
 
 def create_table(spark: SparkSession, source: Source) -> None:
-    """Make sure that the source's bronze table exists, with its comments; rows can only ever be added to it."""
+    """Make sure that the source's bronze table exists, with its comments; rows can only ever be added to it.
+
+    Its change data feed is on, so that silver can ask for the rows of the versions it has not seen. For a table that
+    is only added to, the feed costs nothing: it is read from the files themselves.
+    """
     comment = catalog.sql_literal(source.comment)
     columns = ", ".join(
         f"{column.ddl} COMMENT {catalog.sql_literal(column.comment)}" for column in (*source.columns, *AUDIT_COLUMNS)
     )
     spark.sql(
         f"CREATE TABLE IF NOT EXISTS {source.bronze_table} ({columns}) USING delta COMMENT {comment} "
-        "TBLPROPERTIES ('delta.appendOnly' = 'true')"
+        "TBLPROPERTIES ('delta.appendOnly' = 'true', 'delta.enableChangeDataFeed' = 'true')"
     )
 
 
