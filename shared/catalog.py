@@ -102,6 +102,21 @@ def version(spark: SparkSession, table: str) -> int:
     return int(_history(spark, table, limit=1)[0].version)
 
 
+def identity(spark: SparkSession, table: str) -> tuple[str, int]:
+    """Return the id that Delta gave a table when it was made, and its newest version.
+
+    A table that was dropped and made again under the same name has another id, and its versions begin anew.
+    """
+    detail = spark.sql(f"DESCRIBE DETAIL {table}").first()
+    assert detail is not None
+    return str(detail["id"]), version(spark, table)
+
+
+def rows_written(spark: SparkSession, table: str) -> int:
+    """Return how many rows the newest version of a table wrote, by its log."""
+    return _rows_written(_history(spark, table, limit=1)[0].operationMetrics) or 0
+
+
 def state(spark: SparkSession, names: list[str] | None = None) -> list[TableState]:
     """Return version and row count of these tables, or of all."""
     return [TableState(table, version(spark, table), spark.table(table).count()) for table in names or tables(spark)]

@@ -41,6 +41,10 @@ class PipelineError(ShopMetricsError):
     """A step of the pipeline could not run, or would have done harm."""
 
 
+class MetadataError(ShopMetricsError):
+    """What the pipeline is told to do cannot be done: a declaration is wrong, or contradicts another."""
+
+
 class SecretError(ShopMetricsError):
     """A secret is missing, or kept where others could read it."""
 

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
 from pyspark.sql import functions as F
 
 from shared import catalog
@@ -23,14 +21,12 @@ from shared.bronze.contracts import AUDIT_COLUMNS, SOURCES, Source
 from shared.bronze.landing import LandedFile, landed_files
 from shared.bronze.parsing import parse_lines
 from shared.errors import PipelineError, SourceError
+from shared.home import one_run_at_a_time
 from shared.settings import Settings, get_settings
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, Row, SparkSession
     from pyspark.sql.streaming import StreamingQuery
-
-LOCK_TIMEOUT = 600.0
-"""Seconds to wait for another run in the same home to end."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,7 @@ def ingest(
     chosen = [_source(source) for source in sources]
     volume = Path(catalog.volume_path(settings))
     landed = _landed(volume, chosen)
-    with _one_run_at_a_time(settings):
+    with one_run_at_a_time(settings):
         for source in chosen:
             create_table(spark, source)
             _check_checkpoint(spark, source, volume, settings)
@@ -125,7 +121,7 @@ def reset(spark: SparkSession, source: str | Source, settings: Settings | None =
     """
     settings = settings or get_settings()
     source = _source(source)
-    with _one_run_at_a_time(settings):
+    with one_run_at_a_time(settings):
         catalog.drop_table(spark, source.bronze_table, settings)
         if checkpoint_path(source, settings).exists():
             shutil.rmtree(checkpoint_path(source, settings))
@@ -156,20 +152,6 @@ def _landed(volume: Path, sources: list[Source]) -> dict[str, list[LandedFile]]:
     if problems:
         raise SourceError("\n".join(["Files that cannot be ingested:", *problems]), hint)
     return landed
-
-
-@contextmanager
-def _one_run_at_a_time(settings: Settings) -> Iterator[None]:
-    settings.run.mkdir(parents=True, exist_ok=True)
-    lock = settings.run / "pipeline.lock"
-    try:
-        with FileLock(lock, timeout=LOCK_TIMEOUT):
-            yield
-    except Timeout:
-        raise PipelineError(
-            f"Another run holds {lock} and did not end within {LOCK_TIMEOUT:g} s.",
-            "wait for it to end, then run again",
-        ) from None
 
 
 def _check_checkpoint(spark: SparkSession, source: Source, volume: Path, settings: Settings) -> None:

@@ -1,0 +1,194 @@
+"""What the pipeline did: one row for each run and table in ``ops.run_log``, one for each rule in ``ops.quality_results``.
+
+The log is also the memory of the pipeline. A row says through which version each source was read, so the next run
+reads only what came after. It is written after the data, never before: a run that dies in between is repeated, and
+repeating changes nothing.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from pyspark.sql import functions as F
+
+from shared import catalog
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+RUN_LOG = "ops.run_log"
+QUALITY_RESULTS = "ops.quality_results"
+
+Status = Literal["succeeded", "unchanged", "failed", "skipped"]
+
+GOOD = ("succeeded", "unchanged")
+"""Statuses after which the tables that depend on this one may run."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """A table that was read, which table of that name it was, and the versions of it."""
+
+    table: str
+    table_id: str
+    from_version: int | None
+    """The last version that an earlier run had read; None if everything was read."""
+    to_version: int
+
+
+@dataclass(frozen=True)
+class RuleResult:
+    """How many of the new rows broke a rule. ``info`` counts what is no fault of the row: duplicates, ties, lateness."""
+
+    rule: str
+    severity: str
+    rows_checked: int
+    rows_failed: int
+
+
+@dataclass(frozen=True)
+class TableRun:
+    """What one run did to one table."""
+
+    run_id: str
+    table_name: str
+    status: Status
+    started_at: datetime
+    seconds: float
+    reason: str = ""
+    """Why everything was read and not only what is new, why the table was skipped, or what failed."""
+    rows_read: int = 0
+    rows_accepted: int = 0
+    rows_quarantined: int = 0
+    rows_duplicate: int = 0
+    rows_inserted: int = 0
+    rows_updated: int = 0
+    rows_deleted: int = 0
+    rows_released: int = 0
+    """Rows of the quarantine that were accepted after all."""
+    from_version: int | None = None
+    """The table's version before the run; None if there was no table."""
+    to_version: int | None = None
+    table_id: str | None = None
+    definition: str | None = None
+    """Fingerprint of the definition that the rows were made by."""
+    reads: tuple[Read, ...] = ()
+    rules: tuple[RuleResult, ...] = field(default=(), compare=False)
+    dependencies: tuple[str, ...] = ()
+    """What was found of each table that it depends on."""
+
+    @property
+    def error(self) -> str | None:
+        """What went wrong, if it did."""
+        return self.reason if self.status in ("failed", "skipped") else None
+
+    @property
+    def rows_changed(self) -> int:
+        """Rows inserted, updated and deleted."""
+        return self.rows_inserted + self.rows_updated + self.rows_deleted
+
+
+_READ = "STRUCT<table: STRING, table_id: STRING, from_version: BIGINT, to_version: BIGINT>"
+_LOG = {
+    "run_id": ("STRING", "the run, the same in every table that it wrote"),
+    "table_name": ("STRING", "the table"),
+    "status": ("STRING", "succeeded, unchanged, failed or skipped"),
+    "started_at": ("TIMESTAMP", "when the table's turn came, UTC"),
+    "seconds": ("DOUBLE", "how long it took"),
+    "reason": ("STRING", "why all was read anew, why it was skipped, or what failed"),
+    "rows_read": ("BIGINT", "new rows of the source: accepted + quarantined + duplicate"),
+    "rows_accepted": ("BIGINT", "distinct new rows that broke no rule"),
+    "rows_quarantined": ("BIGINT", "distinct new rows that broke one"),
+    "rows_duplicate": ("BIGINT", "new rows that repeat another"),
+    "rows_inserted": ("BIGINT", "rows of the table that the run added"),
+    "rows_updated": ("BIGINT", "rows that it changed"),
+    "rows_deleted": ("BIGINT", "rows that it removed"),
+    "rows_released": ("BIGINT", "quarantined rows that were accepted after all"),
+    "from_version": ("BIGINT", "the table's version before, NULL if there was no table"),
+    "to_version": ("BIGINT", "the table's version after"),
+    "table_id": ("STRING", "which table of that name: another one after it was dropped and made again"),
+    "definition": ("STRING", "fingerprint of the definition it was made by"),
+    "reads": (f"ARRAY<{_READ}>", "the tables it was made from, and the versions read"),
+    "dependencies": ("ARRAY<STRING>", "what was found of each table that it depends on"),
+}
+_RESULTS = {
+    "run_id": ("STRING", "the run"),
+    "table_name": ("STRING", "the table the rows were meant for"),
+    "rule": ("STRING", "name of the rule"),
+    "severity": ("STRING", "info, warn, quarantine or fail"),
+    "rows_checked": ("BIGINT", "distinct new rows"),
+    "rows_failed": ("BIGINT", "those of them that broke it"),
+}
+
+
+def new_run_id() -> str:
+    """Return an id for a run: the pipeline's tables, logs and quarantine carry it."""
+    return uuid.uuid4().hex[:12]
+
+
+def create_tables(spark: SparkSession) -> None:
+    """Make sure that the log's two tables exist."""
+    for table, structure, comment in (
+        (RUN_LOG, _LOG, "What the pipeline did: one row for each run and table."),
+        (QUALITY_RESULTS, _RESULTS, "Rules and how many rows broke them: one row for each run, table and rule."),
+    ):
+        if not catalog.table_exists(spark, table):
+            columns = ", ".join(
+                f"`{name}` {kind} COMMENT {catalog.sql_literal(text)}" for name, (kind, text) in structure.items()
+            )
+            spark.sql(
+                f"CREATE TABLE IF NOT EXISTS {table} ({columns}) USING delta COMMENT {catalog.sql_literal(comment)}"
+            )
+
+
+def write(spark: SparkSession, runs: Sequence[TableRun]) -> None:
+    """Add these runs to the log. The results of their rules go first: they count once their run is in the log."""
+    results = [
+        (run.run_id, run.table_name, rule.rule, rule.severity, rule.rows_checked, rule.rows_failed)
+        for run in runs
+        for rule in run.rules
+    ]
+    if results:
+        _append(spark, QUALITY_RESULTS, _RESULTS, results)
+    _append(spark, RUN_LOG, _LOG, [_as_row(run) for run in runs])
+
+
+def last_runs(spark: SparkSession, tables: Sequence[str]) -> dict[str, TableRun]:
+    """Return each table's last run that came to an end, whatever the end; tables that never ran are left out."""
+    return _latest(spark, tables, F.lit(True))
+
+
+def last_good_runs(spark: SparkSession, tables: Sequence[str]) -> dict[str, TableRun]:
+    """Return each table's last run that left it in order: the one whose ``reads`` say where to go on."""
+    return _latest(spark, tables, F.col("status").isin(*GOOD))
+
+
+def _latest(spark: SparkSession, tables: Sequence[str], condition: Any) -> dict[str, TableRun]:
+    rows = (
+        spark.table(RUN_LOG)
+        .where(F.col("table_name").isin(*tables) & condition)
+        .groupBy("table_name")
+        .agg(F.max_by(F.struct(*_LOG), "started_at").alias("run"))
+        .select("run.*")
+        .collect()
+    )
+    return {row.table_name: _from_row(row.asDict(recursive=True)) for row in rows}
+
+
+def _as_row(run: TableRun) -> tuple[Any, ...]:
+    values = asdict(run) | {"reads": [asdict(read) for read in run.reads], "dependencies": list(run.dependencies)}
+    return tuple(values[name] for name in _LOG)
+
+
+def _from_row(values: dict[str, Any]) -> TableRun:
+    reads = tuple(Read(**read) for read in values.pop("reads") or ())
+    return TableRun(**values | {"reads": reads, "dependencies": tuple(values["dependencies"] or ())})
+
+
+def _append(spark: SparkSession, table: str, structure: dict[str, tuple[str, str]], rows: list[Any]) -> None:
+    schema = ", ".join(f"`{name}` {kind}" for name, (kind, _) in structure.items())
+    spark.createDataFrame(rows, schema).writeTo(table).append()

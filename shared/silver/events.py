@@ -1,0 +1,125 @@
+"""From delivered rows to events: what was said, each time once, and in which order it counts.
+
+A source tells its story in rows, and tells parts of it twice, late, or in contradiction. An *event* is one distinct
+payload, however often it was delivered; its arrival is the first delivery. Every silver table is a function of the
+*set* of its events, never of the order in which they came, and that is why late, repeated and unordered deliveries
+end in the same table.
+
+Everything here is a pure transformation: DataFrame in, DataFrame out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pyspark.sql import Window
+from pyspark.sql import functions as F
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame
+
+    from shared.metadata import TableDefinition
+
+
+def payload(rows: DataFrame) -> list[str]:
+    """Return the columns that say what was delivered: those of the source, and the line if it does not fit them.
+
+    In bronze, and in all that is made from it here, they come first, and everything about the delivery after them.
+    """
+    return rows.columns[: rows.columns.index("_malformed") + 1]
+
+
+def distinct_events(rows: DataFrame) -> DataFrame:
+    """Return one row per distinct payload, NULL being a value like any other.
+
+    Args:
+        rows: rows of a bronze table, and ``is_new BOOLEAN``: not seen by an earlier run.
+
+    Returns:
+        The payload; ``source_file``, ``ingested_at`` of the first delivery; ``is_new``: no earlier run saw the event;
+        ``new_rows BIGINT``: how many of the new rows say this.
+    """
+    said = payload(rows)
+    return (
+        rows.groupBy(*said)
+        .agg(
+            F.min(F.struct("ingested_at", "source_file")).alias("first"),
+            F.every("is_new").alias("is_new"),
+            F.count_if("is_new").alias("new_rows"),
+        )
+        .select(*said, "first.source_file", "first.ingested_at", "is_new", "new_rows")
+    )
+
+
+def events_of_single_rows(rows: DataFrame) -> DataFrame:
+    """Return what :func:`distinct_events` would, for rows of which it is known that each has a key of its own."""
+    return rows.select(
+        *payload(rows), "source_file", "ingested_at", "is_new", F.col("is_new").cast("bigint").alias("new_rows")
+    )
+
+
+def precedence(definition: TableDefinition, events: DataFrame) -> list[Column]:
+    """Return the order in which events of one key and one sequence value count, the first one being the winner.
+
+    A delete wins; then the latest arrival, by instant and file; then the greatest payload. So there is always
+    one winner, and always the same.
+    """
+    return [
+        is_deleted(definition).desc(),
+        F.col("ingested_at").desc(),
+        F.col("source_file").desc(),
+        F.struct(*payload(events)).desc(),
+    ]
+
+
+def is_deleted(definition: TableDefinition) -> Column:
+    """Return the condition under which an event ends its thing."""
+    return F.coalesce(F.col(definition.delete_flag), F.lit(False)) if definition.delete_flag else F.lit(False)
+
+
+def latest_events(events: DataFrame, definition: TableDefinition) -> DataFrame:
+    """Return the event of each key that counts last: the greatest sequence, and the winner among its ties."""
+    order = Window.partitionBy(*definition.business_keys).orderBy(
+        F.col(definition.sequence_column).desc(), *precedence(definition, events)
+    )
+    return events.withColumn("place", F.row_number().over(order)).where("place = 1").drop("place")
+
+
+def without_ties(events: DataFrame, definition: TableDefinition) -> DataFrame:
+    """Return one event for each key and sequence value: the winner."""
+    order = Window.partitionBy(*definition.business_keys, definition.sequence_column).orderBy(
+        *precedence(definition, events)
+    )
+    return events.withColumn("place", F.row_number().over(order)).where("place = 1").drop("place")
+
+
+def in_question(events: DataFrame, definition: TableDefinition) -> DataFrame:
+    """Add ``is_tied`` and ``is_late``: what the new events have against them.
+
+    *Tied*: another event of its key has the same sequence value and came first. *Late*: an earlier batch brought an
+    event of its key with a greater sequence value. Both are counted, and neither is an error: the order of arrival
+    decides nothing.
+    """
+    keys = [F.col(key) for key in definition.business_keys]
+    sequence = F.col(definition.sequence_column)
+    first_come = Window.partitionBy(*keys, sequence).orderBy("is_new", "ingested_at", "source_file", *payload(events))
+    earlier_batches = (
+        Window.partitionBy(*keys)
+        .orderBy(F.unix_micros("ingested_at"))
+        .rangeBetween(Window.unboundedPreceding, -1)
+    )
+    return (
+        events.withColumn("is_tied", F.col("is_new") & (F.row_number().over(first_come) > 1))
+        .withColumn("newest_before", F.max(sequence).over(earlier_batches))
+        .withColumn("is_late", F.col("is_new") & ~F.col("is_tied") & F.coalesce(sequence < F.col("newest_before"), F.lit(False)))
+        .drop("newest_before")
+    )
+
+
+def keys_equal(left: Sequence[Column], right: Sequence[Column]) -> Column:
+    """Return the null-safe equality of two lists of key columns: rows without a key belong together too."""
+    condition = F.lit(True)
+    for ours, theirs in zip(left, right, strict=True):
+        condition = condition & ours.eqNullSafe(theirs)
+    return condition

@@ -1,0 +1,198 @@
+"""Facts: orders at their latest status, joined to their dimensions as the metadata says.
+
+A fact looks up a type 2 dimension *as of* its own instant and a type 1 dimension as it is now. What the dimension does
+not have is either set aside or given an inferred member; no fact is lost or multiplied by a join.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pyspark.sql import Window
+from pyspark.sql import functions as F
+
+from shared.silver import scd2
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame
+
+    from shared.metadata import DimensionJoin, TableDefinition
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """A dimension at one version, as a fact's join sees it."""
+
+    join: DimensionJoin
+    definition: TableDefinition
+    table: DataFrame
+    first_arrivals: DataFrame | None = None
+    """Business key and ``known_since``: when the source first delivered it."""
+
+    @property
+    def key(self) -> str:
+        """Its business key, as the dimension names it."""
+        return self.definition.business_keys[0]
+
+    @property
+    def known_rule(self) -> str:
+        """The rule under which a fact with an unknown key is counted or set aside."""
+        return f"{self.join.key}_is_known"
+
+
+def without_unknown(events: DataFrame, dimensions: list[Dimension]) -> DataFrame:
+    """Break the rule ``<key>_is_known`` for events whose key a dimension lacks, where the join says quarantine.
+
+    Asked of events and not of facts: an order whose newest row names a product that does not exist keeps the status
+    that it had before.
+    """
+    for dimension in (one for one in dimensions if one.join.unknown == "quarantine"):
+        join, known = dimension.join, dimension.table.select(F.col(dimension.key).alias("known_key"))
+        found = events.join(F.broadcast(known), F.col(join.key) == F.col("known_key"), "left")
+        is_unknown = F.col("broken_rule").isNull() & F.col("known_key").isNull()
+        sentence = F.concat(F.lit(f"{join.key} = "), F.col(join.key), F.lit(f": expected one of {join.dimension}"))
+        events = (
+            found.withColumn("reason", F.when(is_unknown, sentence).otherwise(F.col("reason")))
+            .withColumn("broken_rule", F.when(is_unknown, F.lit(dimension.known_rule)).otherwise(F.col("broken_rule")))
+            .drop("known_key")
+        )
+    return events
+
+
+def early(events: DataFrame, dimensions: list[Dimension]) -> DataFrame:
+    """Add ``is_early BOOLEAN``: a new event that arrived before a thing it refers to was first delivered."""
+    is_early = F.lit(False)
+    for number, dimension in enumerate(one for one in dimensions if one.first_arrivals is not None):
+        arrived = dimension.first_arrivals.select(  # type: ignore[union-attr]
+            F.col(dimension.key).alias(f"arrived_{number}"), F.col("known_since").alias(f"since_{number}")
+        )
+        events = events.join(F.broadcast(arrived), F.col(dimension.join.key) == F.col(f"arrived_{number}"), "left")
+        is_early = is_early | F.coalesce(F.col(f"since_{number}") > F.col("ingested_at"), F.lit(False))
+    return events.withColumn("is_early", F.col("is_new") & is_early).select(*events.columns, "is_early")
+
+
+def looked_up(facts: DataFrame, definition: TableDefinition, dimensions: list[Dimension], small: bool) -> DataFrame:
+    """Add the columns that the joins take and those that are derived.
+
+    Args:
+        facts: one row a key, with the carried columns.
+        definition: that of the fact.
+        dimensions: one for each of its joins.
+        small: the facts are few beside the dimension, so the dimension is first cut down to what they refer to.
+
+    Returns:
+        The fact table's columns in their order, and ``is_unknown``, ``is_before``, ``is_in_gap``: it has no
+        version, none that had begun, none that was open.
+    """
+    unknown, before, in_gap = F.lit(False), F.lit(False), F.lit(False)
+    for number, dimension in enumerate(dimensions):
+        join = dimension.join
+        table = dimension.table
+        if small:
+            wanted = facts.select(F.col(join.key).alias(dimension.key)).distinct()
+            table = table.join(F.broadcast(wanted), dimension.key, "left_semi")
+        if join.as_of:
+            table = scd2.as_of_lookup(table, dimension.definition, join.take)
+        found = table.select([F.col(name).alias(f"d{number}_{name}") for name in table.columns])
+
+        def its(name: str, number: int = number) -> Column:
+            return F.col(f"d{number}_{name}")
+
+        condition = F.col(join.key) == its(dimension.key)
+        if join.as_of:
+            instant = F.col(join.as_of)
+            condition &= its("answers_from").isNull() | (instant >= its("answers_from"))
+            condition &= its("answers_to").isNull() | (instant < its("answers_to"))
+            before |= F.coalesce(instant < its("start_date"), F.lit(False))
+            in_gap |= F.coalesce(instant >= its("end_date"), F.lit(False))
+        facts = facts.join(F.broadcast(found), condition, "left")
+        missing = its(dimension.key).isNull()
+        if join.unknown == "infer":
+            unknown |= missing
+        for name in join.take:
+            value = its(name)
+            if name == dimension.definition.surrogate_key:
+                value = F.coalesce(value, scd2.surrogate_key(F.col(join.key), scd2.beginning_of_time()))
+            facts = facts.withColumn(name, value)
+    for derived in definition.derived_columns:
+        facts = facts.withColumn(derived.name, F.expr(f"CAST({derived.expression} AS {derived.type})"))
+    return facts.select(
+        *column_order(definition),
+        unknown.alias("is_unknown"),
+        before.alias("is_before"),
+        in_gap.alias("is_in_gap"),
+    )
+
+
+def column_order(definition: TableDefinition) -> list[str]:
+    """Return the columns of a fact table: the carried ones, after each key what it takes, then the derived ones."""
+    order = []
+    for name in definition.carried:
+        order.append(name)
+        order += [column for join in definition.dimension_joins if join.key == name for column in join.take]
+    return [*order, *(derived.name for derived in definition.derived_columns)]
+
+
+def moved_boundaries(feed: DataFrame, dimension: DataFrame, definition: TableDefinition) -> DataFrame:
+    """Return for which keys, and from which instant on, a lookup may now find another version.
+
+    A lookup depends on nothing but the starts of a key's versions, so what counts is which starts came or went. A
+    key without any earlier version is left out: no fact can have found it. If the first start itself came or
+    went, the time before it is touched too.
+
+    Args:
+        feed: the dimension's change data feed.
+        dimension: the dimension after these changes.
+        definition: that of the dimension.
+
+    Returns:
+        The business key and ``touched_from TIMESTAMP``, NULL for the beginning of time.
+    """
+    (key,) = definition.business_keys
+    step = F.when(F.col("_change_type") == "insert", 1).when(F.col("_change_type") == "delete", -1).otherwise(0)
+    # An inferred member that came is no news: the facts that asked for it point at it already.
+    news = feed.where(~(F.col("is_inferred") & (F.col("_change_type") == "insert")))
+    starts = (
+        news.groupBy(key, "start_date")
+        .agg(F.sum(step).alias("step"))
+        .where("step != 0")
+        .groupBy(key)
+        .agg(
+            F.min("start_date").alias("touched_from"),
+            F.count_if(F.col("step") > 0).alias("came"),
+            F.count_if(F.col("step") < 0).alias("went"),
+        )
+    )
+    now = (
+        dimension.join(F.broadcast(starts.select(key)), key, "left_semi")
+        .groupBy(key)
+        .agg(F.min("start_date").alias("first_start"), F.count(F.lit(1)).alias("versions"))
+    )
+    return (
+        starts.join(F.broadcast(now), key, "left")
+        .where("went > 0 OR versions > came")
+        .select(
+            key, F.when(F.col("touched_from") > F.col("first_start"), F.col("touched_from")).alias("touched_from")
+        )
+    )
+
+
+def changed_values(feed: DataFrame, definition: TableDefinition, take: tuple[str, ...]) -> DataFrame:
+    """Return the keys of a type 1 dimension for which a taken column has another value than before, or a first one."""
+    (key,) = definition.business_keys
+    by_version = Window.partitionBy(key).orderBy("_commit_version", "_change_type")
+    everything = by_version.rowsBetween(Window.unboundedPreceding, Window.unboundedFollowing)
+    was = F.when(F.col("_change_type").isin("delete", "update_preimage"), F.struct(*take))
+    now = F.when(F.col("_change_type").isin("insert", "update_postimage"), F.struct(*take))
+    return (
+        feed.select(
+            key,
+            F.first(was, ignorenulls=True).over(everything).alias("was"),
+            F.last(now, ignorenulls=True).over(everything).alias("now"),
+            F.some(F.col("_change_type") == "delete").over(everything).alias("was_deleted"),
+        )
+        .where(F.col("was_deleted") | ~F.col("was").eqNullSafe(F.col("now")))
+        .select(key)
+        .distinct()
+    )

@@ -1,0 +1,107 @@
+"""The gate: which rule an event breaks, what becomes of it, and what is counted.
+
+The vocabulary is that of expectations in declarative pipelines: ``expect`` counts, ``expect_or_quarantine`` sets
+aside, ``expect_or_fail`` stops. A row that was set aside is kept whole, with the value found and the limit.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from pyspark.sql import functions as F
+
+from shared.silver.events import payload
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame
+
+    from shared.metadata import Rule, TableDefinition
+
+QUARANTINE = "silver.quarantine"
+
+QUARANTINE_COLUMNS = {
+    "table_name": ("STRING", "table the row was meant for"),
+    "business_key": ("STRING", "its key, NULL if that is what is missing"),
+    "rule": ("STRING", "the first rule it broke"),
+    "severity": ("STRING", "quarantine"),
+    "reason": ("STRING", "the value found and the limit"),
+    "row_json": ("STRING", "the whole row"),
+    "source": ("STRING", "file, or topic, partition and offset"),
+    "run_id": ("STRING", "run that set it aside"),
+    "released_by": ("STRING", "run that accepted the row after all; NULL while it is set aside"),
+}
+
+
+def examined(events: DataFrame, definition: TableDefinition) -> DataFrame:
+    """Add ``broken_rule STRING`` and ``reason STRING``: the first rule that the event breaks, NULL if it breaks none.
+
+    Rules of severity ``warn`` break nothing; :func:`counts` counts them.
+    """
+    barring = [rule for rule in definition.gate if rule.severity != "warn"]
+    broken, reason = F.lit(None).cast("string"), F.lit(None).cast("string")
+    for rule in reversed(barring):
+        broken = F.when(is_broken(rule), F.lit(rule.name)).otherwise(broken)
+        reason = F.when(is_broken(rule), reason_for(rule, events)).otherwise(reason)
+    return events.withColumn("broken_rule", broken).withColumn("reason", reason)
+
+
+def is_broken(rule: Rule) -> Column:
+    """Return whether a row breaks a rule; a rule that cannot be answered, because of a NULL, is broken."""
+    return ~F.coalesce(F.expr(rule.expectation), F.lit(False))
+
+
+def reason_for(rule: Rule, rows: DataFrame) -> Column:
+    """Return the sentence that stands in the quarantine: each value the rule looks at, and the limit."""
+    if rule.expectation == "_malformed IS NULL":
+        return F.lit("the line does not fit the columns")
+    looked_at = [name for name in rows.columns if re.search(rf"\b{re.escape(name)}\b", rule.expectation)]
+    values = [
+        F.concat(F.lit(f"{name} = "), F.coalesce(F.col(name).cast("string"), F.lit("NULL"))) for name in looked_at
+    ]
+    expected = F.lit(f"expected {rule.limit or rule.expectation}")
+    return F.concat_ws(": ", F.concat_ws(", ", *values), expected)
+
+
+def accepted(events: DataFrame) -> DataFrame:
+    """Return the events that broke no rule."""
+    return events.where("broken_rule IS NULL").drop("broken_rule", "reason")
+
+
+def quarantined(events: DataFrame, definition: TableDefinition, run_id: str) -> DataFrame:
+    """Return the events that broke one, as rows of ``silver.quarantine``."""
+    keys = [F.col(key) for key in definition.business_keys]
+    return events.where("broken_rule IS NOT NULL").select(
+        F.lit(definition.target).alias("table_name"),
+        F.nullif(F.concat_ws(", ", *keys), F.lit("")).alias("business_key"),
+        F.col("broken_rule").alias("rule"),
+        F.lit("quarantine").alias("severity"),
+        "reason",
+        F.to_json(F.struct(*payload(events)), {"ignoreNullFields": "false"}).alias("row_json"),
+        F.col("source_file").alias("source"),
+        F.lit(run_id).alias("run_id"),
+        F.lit(None).cast("string").alias("released_by"),
+    )
+
+
+def counts(definition: TableDefinition, further: tuple[str, ...] = ()) -> list[Column]:
+    """Return aggregates over examined events that account for every new row.
+
+    ``rows_read = accepted + quarantined + duplicates``; then one number for each rule: new events that broke it.
+
+    Args:
+        definition: whose rules are counted.
+        further: names of rules beyond the definition's that ``broken_rule`` may hold.
+    """
+    new, passed = F.col("is_new"), F.col("broken_rule").isNull()
+    columns = [
+        F.coalesce(F.sum("new_rows"), F.lit(0)).alias("rows_read"),
+        F.count_if(new & passed).alias("accepted"),
+        F.count_if(new & ~passed).alias("quarantined"),
+        F.coalesce(F.sum(F.col("new_rows") - new.cast("bigint")), F.lit(0)).alias("duplicates"),
+    ]
+    for rule in definition.gate:
+        failed = passed & is_broken(rule) if rule.severity == "warn" else F.col("broken_rule") == rule.name
+        columns.append(F.count_if(new & failed).alias(rule.name))
+    columns += [F.count_if(new & (F.col("broken_rule") == name)).alias(name) for name in further]
+    return columns

@@ -1,0 +1,736 @@
+"""Run silver as its metadata says: in order, after what a table depends on, reading only what is new.
+
+Each table goes the same way. Which versions of its sources are new? Which keys do their rows name? All events of these
+keys, from every batch, pass the gate; from them follow the rows that the table should hold; one MERGE makes the
+difference. The run log is written last. Killed anywhere before, the next run starts from the same place and ends in
+the same table.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from pyspark.errors import PySparkException
+from pyspark.sql import Observation
+from pyspark.sql import functions as F
+
+from shared import catalog, metadata, run_log
+from shared.bronze.contracts import SOURCES
+from shared.errors import MetadataError, PipelineError, ShopMetricsError
+from shared.home import one_run_at_a_time
+from shared.metadata import TableDefinition
+from shared.run_log import Read, RuleResult, TableRun
+from shared.settings import Settings, get_settings
+from shared.silver import changes, events, facts, gate, scd1, scd2
+from shared.silver.changes import Changed
+from shared.silver.facts import Dimension
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+BROADCAST_KEYS = 2_000_000
+"""Up to so many keys are sent to every task, some 100 MB; beyond it both sides are shuffled."""
+
+_FEED_COLUMNS = ("_change_type", "_commit_version", "_commit_timestamp")
+
+_FEED_GONE = (
+    "DELTA_MISSING_CHANGE_DATA",
+    "DELTA_CHANGE_TABLE_FEED_DISABLED",
+    "DELTA_VERSION_NOT_CONTIGUOUS",
+    "DELTA_CHANGE_DATA_FEED_INCOMPATIBLE",
+    "DELTA_LOG_FILE_NOT_FOUND",
+    "DELTA_FILE_NOT_FOUND",
+    "DELTA_INVALID_CDC_RANGE",
+    "FAILED_READ_FILE",
+    "VERSION_NOT_FOUND",
+    "VERSION_NOT_EXIST",
+)
+"""In the error when versions that are wanted are not to be had any more."""
+
+
+def run(
+    spark: SparkSession,
+    tables: Sequence[str] | None = None,
+    full: bool = False,
+    settings: Settings | None = None,
+    run_id: str | None = None,
+    definitions: Sequence[TableDefinition] | None = None,
+    on_end: Callable[[TableRun], None] | None = None,
+) -> list[TableRun]:
+    """Bring silver up to what bronze holds, and return what was done to each table, in processing order.
+
+    Guarantees that the tables depend on the set of events in bronze alone: not on the order in which they came, on how
+    they were cut into runs, or on runs that died. A table that fails leaves the others to run, except those that depend
+    on it. Every table's run is in ``ops.run_log``.
+
+    Args:
+        spark: the session.
+        tables: targets to run; left out, all that are enabled.
+        full: make the tables from everything in bronze, not only from what is new.
+        settings: the home; left out, this process's.
+        run_id: the id to run under; left out, a new one.
+        definitions: declarations to publish first; left out, those of ``shared/silver/tables.toml``.
+        on_end: told of each table as it ends.
+
+    Raises:
+        MetadataError: if the metadata cannot be run; then nothing was.
+        PipelineError: if another run does not end.
+
+    Example:
+        >>> for table in silver.run(shared.connect()):
+        ...     print(table.table_name, table.status, table.rows_changed)
+    """
+    settings = settings or get_settings()
+    with one_run_at_a_time(settings):
+        run_log.create_tables(spark)
+        known = metadata.publish(spark, definitions if definitions is not None else metadata.declared())
+        _require_sound(spark, known)
+        create_quarantine(spark)
+        chosen = _chosen(known, tables)
+        return _Runner(spark, known, full, run_id or run_log.new_run_id(), on_end).run(chosen)
+
+
+def create_quarantine(spark: SparkSession) -> None:
+    """Make sure that ``silver.quarantine`` exists."""
+    if catalog.table_exists(spark, gate.QUARANTINE):
+        return
+    columns = ", ".join(
+        f"`{name}` {kind} COMMENT {catalog.sql_literal(text)}" for name, (kind, text) in gate.QUARANTINE_COLUMNS.items()
+    )
+    spark.sql(
+        f"CREATE TABLE IF NOT EXISTS {gate.QUARANTINE} ({columns}) USING delta "
+        "COMMENT 'Rows that broke a rule, each with the reason.'"
+    )
+
+
+def _chosen(known: Sequence[TableDefinition], tables: Sequence[str] | None) -> list[TableDefinition]:
+    enabled = [definition for definition in known if definition.is_enabled]
+    if tables is None:
+        return enabled
+    unknown = sorted(set(tables) - {definition.target for definition in enabled})
+    if unknown:
+        there = ", ".join(definition.target for definition in enabled)
+        raise MetadataError(f"There is no enabled table {', '.join(unknown)}. Tables: {there}.")
+    return [definition for definition in enabled if definition.target in tables]
+
+
+def _require_sound(spark: SparkSession, known: Sequence[TableDefinition]) -> None:
+    contracts = {source.bronze_table: [*source.column_names, "_malformed"] for source in SOURCES.values()}
+    there = {
+        source: spark.table(source).columns
+        for source in {definition.source for definition in known}
+        if catalog.table_exists(spark, source)
+    }
+    found = metadata.problems(known, contracts | there)
+    found += [f"{one.target}: {problem}" for one in known if one.source in there for problem in _not_sql(spark, one)]
+    if found:
+        raise metadata.unsound(found)
+
+
+def _not_sql(spark: SparkSession, definition: TableDefinition) -> list[str]:
+    """Return which rules and derived columns are not SQL over the table's columns. Spark parses; nothing is read."""
+    frame = spark.table(definition.source)
+    wrong = []
+
+    def attempt(what: str, column: Any) -> None:
+        nonlocal frame
+        try:
+            extended = frame.select("*", column)
+            extended.schema  # noqa: B018  asks the engine to resolve it
+            if what.startswith("derived"):
+                frame = extended
+        except PySparkException as error:
+            wrong.append(f"{what} is not SQL over {definition.source}: {_first_line(error)}")
+
+    rules = [(f"rule {rule.name}", F.expr(f"CAST(({rule.expectation}) AS BOOLEAN) AS r_")) for rule in definition.rules]
+    derived = [
+        (f"derived column {one.name}", F.expr(f"CAST({one.expression} AS {one.type}) AS `{one.name}`"))
+        for one in definition.derived_columns
+    ]
+    try:
+        # All at once, which is one question to the engine. Only if something is wrong, one by one.
+        spark.table(definition.source).select("*", *(column for _, column in rules)).schema  # noqa: B018
+        if not derived:
+            return []
+        rules = []
+    except PySparkException:
+        pass
+    for what, column in (*rules, *derived):
+        attempt(what, column)
+    return wrong
+
+
+@dataclass
+class _State:
+    """A table as it stood when the run began: which one, and its newest version."""
+
+    table_id: str
+    version: int
+
+
+@dataclass
+class _Work:
+    """What is known of one table while its turn lasts."""
+
+    definition: TableDefinition
+    reads: list[Read] = field(default_factory=list)
+    reason: str = ""
+    rules: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    changed: Changed = field(default_factory=Changed)
+    released: int = 0
+    wrote: bool = False
+
+    @property
+    def cursors(self) -> dict[str, int | None]:
+        return {read.table: read.from_version for read in self.reads}
+
+    @property
+    def targets(self) -> dict[str, int]:
+        return {read.table: read.to_version for read in self.reads}
+
+
+class _Runner:
+    def __init__(
+        self,
+        spark: SparkSession,
+        known: Sequence[TableDefinition],
+        full: bool,
+        run_id: str,
+        on_end: Callable[[TableRun], None] | None,
+    ) -> None:
+        self.spark = spark
+        self.known = {definition.target: definition for definition in known}
+        self.full = full
+        self.run_id = run_id
+        self.on_end = on_end or (lambda table: None)
+        self.done: dict[str, TableRun] = {}
+        self.states: dict[str, _State] = {}
+        self.last: dict[str, TableRun] = {}
+        self.last_good: dict[str, TableRun] = {}
+
+    def run(self, chosen: Sequence[TableDefinition]) -> list[TableRun]:
+        names = sorted(self.known)
+        self.last = run_log.last_runs(self.spark, names)
+        self.last_good = run_log.last_good_runs(self.spark, names)
+        mentioned = {name for one in chosen for name in (one.target, one.source, *one.depends_on)}
+        with ThreadPoolExecutor(max_workers=4) as pool:
+            found = pool.map(self._state, sorted(mentioned))
+            self.states = {name: state for name, state in zip(sorted(mentioned), found, strict=True) if state}
+            try:
+                for _, level in groupby(chosen, key=lambda definition: definition.processing_order):
+                    for table in pool.map(self._run_table, list(level)):
+                        self.done[table.table_name] = table
+                        self.on_end(table)
+            finally:
+                if self.done:
+                    run_log.write(self.spark, list(self.done.values()))
+        return list(self.done.values())
+
+    def _state(self, table: str) -> _State | None:
+        if not catalog.table_exists(self.spark, table):
+            return None
+        table_id, version = catalog.identity(self.spark, table)
+        return _State(table_id, version)
+
+    def _run_table(self, definition: TableDefinition) -> TableRun:
+        started, clock = datetime.now(UTC), time.perf_counter()
+        before = self.states.get(definition.target)
+        work = _Work(definition)
+        dependencies, unmet = self._dependencies(definition)
+        result = TableRun(
+            run_id=self.run_id,
+            table_name=definition.target,
+            status="succeeded",
+            started_at=started,
+            seconds=0.0,
+            from_version=before.version if before else None,
+            to_version=before.version if before else None,
+            table_id=before.table_id if before else None,
+            definition=definition.fingerprint,
+            dependencies=tuple(dependencies),
+        )
+        if unmet:
+            return replace(result, status="skipped", reason="skipped: " + "; ".join(unmet))
+        try:
+            self._plan(work)
+            if work.reason or self._has_news(work):
+                self._make(work)
+                after = self._state(definition.target)
+                assert after is not None
+                self.states[definition.target] = after
+                result = replace(result, to_version=after.version, table_id=after.table_id)
+            else:
+                result = replace(result, status="unchanged")
+        except (ShopMetricsError, PySparkException) as error:
+            if type(error).__name__ == "SparkConnectGrpcException":
+                raise  # the engine is gone: there is nobody left to run the rest
+            reason = error.problem if isinstance(error, ShopMetricsError) else _first_line(error)
+            result = replace(result, status="failed", reason=reason)
+        return replace(
+            result,
+            seconds=round(time.perf_counter() - clock, 3),
+            reason=result.reason or work.reason,
+            reads=tuple(work.reads),
+            rows_read=work.counts.get("rows_read", 0),
+            rows_accepted=work.counts.get("accepted", 0),
+            rows_quarantined=work.counts.get("quarantined", 0),
+            rows_duplicate=work.counts.get("duplicates", 0),
+            rows_inserted=work.changed.inserted,
+            rows_updated=work.changed.updated,
+            rows_deleted=work.changed.deleted,
+            rows_released=work.released,
+            rules=self._rule_results(work) if result.status == "succeeded" else (),
+        )
+
+    # What comes before: dependencies, and what is new.
+
+    def _dependencies(self, definition: TableDefinition) -> tuple[list[str], list[str]]:
+        """Return what was found of each dependency, and which are not met."""
+        found, unmet = [], []
+        for needed in definition.depends_on:
+            here, before = self.done.get(needed), self.last.get(needed)
+            result = here or before
+            if result is None:
+                sentence = f"{needed} has never run"
+            else:
+                when = "in this run" if here else f"in run {result.run_id} at {result.started_at:%Y-%m-%d %H:%M} UTC"
+                at = "" if result.to_version is None else f", version {result.to_version}"
+                sentence = f"{needed} {result.status} {when}{at}"
+            found.append(sentence)
+            if result is None or result.status not in run_log.GOOD:
+                unmet.append(sentence)
+        return found, unmet
+
+    def _plan(self, work: _Work) -> None:
+        """Decide from which versions of its sources the table goes on, or why it must be made anew."""
+        definition = work.definition
+        sources = [definition.source, *(join.dimension for join in definition.dimension_joins)]
+        for source in sources:
+            if source not in self.states:
+                raise PipelineError(
+                    f"The source table {source} of {definition.target} does not exist.",
+                    "`shopmetrics pipeline run` makes bronze first",
+                )
+        before = self.last_good.get(definition.target)
+        target = self.states.get(definition.target)
+        known = {read.table: read for read in before.reads} if before else {}
+        work.reason = self._why_anew(work, before, target, known)
+        work.reads = [
+            Read(
+                source,
+                self.states[source].table_id,
+                None if work.reason else known[source].to_version,
+                self.states[source].version,
+            )
+            for source in sources
+        ]
+
+    def _why_anew(
+        self, work: _Work, before: TableRun | None, target: _State | None, known: dict[str, Read]
+    ) -> str:
+        definition = work.definition
+        if before is None:
+            return "first run"
+        if self.full:
+            return "full run asked for"
+        if target is None or target.table_id != before.table_id:
+            return f"{definition.target} is not the table that the last run left"
+        if before.definition != definition.fingerprint:
+            return "its definition has changed"
+        for source in (definition.source, *(join.dimension for join in definition.dimension_joins)):
+            state = self.states[source]
+            if source not in known or known[source].table_id != state.table_id:
+                return f"{source} is not the table that the last run read"
+            if known[source].to_version > state.version:
+                return f"{source} has gone back from version {known[source].to_version} to {state.version}"
+        return ""
+
+    def _has_news(self, work: _Work) -> bool:
+        return any(read.from_version != read.to_version for read in work.reads)
+
+    # The work itself.
+
+    def _make(self, work: _Work) -> None:
+        if work.reason:
+            self._make_anew(work)
+            return
+        try:
+            self._make_changes(work)
+        except PySparkException as error:
+            if not any(sign in str(error) for sign in _FEED_GONE):
+                raise
+            work.reads = [replace(read, from_version=None) for read in work.reads]
+            work.reason = f"what is new cannot be read any more ({_first_line(error)})"
+            self._make_anew(work)
+
+    def _dimensions(self, work: _Work) -> list[Dimension]:
+        dimensions = []
+        for join in work.definition.dimension_joins:
+            table = self._snapshot(join.dimension, self.states[join.dimension].version)
+            dimensions.append(Dimension(join, self.known[join.dimension], table))
+        return dimensions
+
+    def _make_anew(self, work: _Work) -> None:
+        definition = work.definition
+        rows = self._snapshot(definition.source, work.targets[definition.source]).withColumn("is_new", F.lit(True))
+        dimensions = self._with_arrivals(work, rows)
+        keys = list(definition.business_keys)
+        repeated = rows.groupBy(*keys).count().where("count > 1").select(*keys)
+        with changes.kept(repeated) as repeated:
+            repeated = F.broadcast(repeated) if repeated.count() <= BROADCAST_KEYS else repeated
+            # Most keys were delivered once. For them there is nothing to sort and nothing to compare.
+            once = self._examined(
+                events.events_of_single_rows(_matching(rows, repeated, keys, "left_anti")), definition, dimensions
+            )
+            often = self._examined(
+                events.distinct_events(_matching(rows, repeated, keys, "left_semi")), definition, dimensions
+            )
+            if any(rule.severity == "fail" for rule in definition.gate):
+                self._stop_if_broken(once.unionByName(often), definition)
+            aside = gate.quarantined(once, definition, self.run_id).unionByName(
+                gate.quarantined(often, definition, self.run_id)
+            )
+            self._set_aside(work, aside, None)
+            counters = self._counters(definition, dimensions)
+            first, second = Observation(), Observation()
+            once = gate.accepted(once.observe(first, *counters))
+            often = gate.accepted(events.in_question(often, definition).observe(second, *counters))
+            desired = self._desired(definition, once, single=True).unionByName(
+                self._desired(definition, often, single=False)
+            )
+            third = Observation()
+            if definition.kind == "fact":
+                desired = facts.looked_up(desired, definition, dimensions, small=False)
+                desired = desired.observe(third, *_lookup_counts())
+                desired = desired.select(*facts.column_order(definition))
+            elif definition.kind == "scd2" and definition.target in self.states:
+                desired = self._with_inferred(desired, definition)
+            self._overwrite(work, desired)
+            work.counts = _added(first.get, second.get)
+            if definition.kind == "fact":
+                work.rules = {name: int(value or 0) for name, value in third.get.items()}
+        if definition.kind == "fact" and work.rules.get("is_unknown"):
+            self._infer(work, self.spark.table(definition.target), dimensions)
+
+    def _desired(self, definition: TableDefinition, accepted: DataFrame, single: bool) -> DataFrame:
+        if definition.kind == "scd2":
+            return (scd2.versions_of_single_events if single else scd2.versions)(accepted, definition)
+        return (scd1.newest_of_single_events if single else scd1.newest)(accepted, definition)
+
+    def _make_changes(self, work: _Work) -> None:
+        definition = work.definition
+        keys = list(definition.business_keys)
+        cursor, version = work.cursors[definition.source], work.targets[definition.source]
+        new = self._feed(definition.source, cursor, version)
+        touched = new.select(*keys) if new is not None else None
+        dimensions = self._with_arrivals(work, new)
+        again = self._to_look_up_again(work, dimensions)
+        for further in again:
+            touched = further if touched is None else touched.unionByName(further)
+        assert touched is not None
+        with changes.kept(touched.distinct()) as touched:
+            bounds = touched.agg(F.min(keys[0]).alias("low"), F.max(keys[0]).alias("high"), F.count(F.lit(1))).first()
+            assert bounds is not None
+            if bounds[2] == 0:
+                work.counts = {}
+                return
+            within = changes.between(keys[0], bounds["low"], bounds["high"])
+            seen = self._snapshot(definition.source, cursor).where(f"{within} OR {keys[0]} IS NULL")
+            seen = _matching(seen, F.broadcast(touched) if bounds[2] <= BROADCAST_KEYS else touched, keys, "left_semi")
+            rows = seen.withColumn("is_new", F.lit(False))
+            if new is not None:
+                rows = rows.unionByName(new.withColumn("is_new", F.lit(True)))
+            examined = self._examined(events.distinct_events(rows), definition, dimensions)
+            with changes.kept(events.in_question(examined, definition)) as examined:
+                self._stop_if_broken(examined, definition)
+                found = examined.agg(*self._counters(definition, dimensions)).first()
+                assert found is not None
+                work.counts = {name: int(value or 0) for name, value in found.asDict().items()}
+                self._set_aside(work, gate.quarantined(examined, definition, self.run_id), touched)
+                self._merge_desired(work, gate.accepted(examined), touched, within, dimensions)
+
+    def _merge_desired(
+        self, work: _Work, accepted: DataFrame, touched: DataFrame, within: str, dimensions: list[Dimension]
+    ) -> None:
+        definition = work.definition
+        keys = list(definition.business_keys)
+        current = self.spark.table(definition.target).where(within).join(F.broadcast(touched), keys, "left_semi")
+        desired = self._desired(definition, accepted, single=False)
+        identity = [*keys, "start_date"] if definition.kind == "scd2" else keys
+        if definition.kind == "scd2":
+            desired = self._with_inferred(desired, definition, current)
+        if definition.kind != "fact":
+            with changes.kept(changes.differences(desired, current, identity)) as differing:
+                work.changed = changes.merge(self.spark, definition.target, differing, identity)
+            return
+        with changes.kept(desired) as desired, changes.kept(
+            facts.looked_up(desired, definition, dimensions, small=True)
+        ) as found:
+            counts = found.agg(*_lookup_counts()).first()
+            assert counts is not None
+            work.rules = {name: int(value or 0) for name, value in counts.asDict().items()}
+            if work.rules["is_unknown"]:
+                self._infer(work, found.where("is_unknown"), dimensions)
+            with changes.kept(changes.differences(found.select(*current.columns), current, identity)) as differing:
+                work.changed = changes.merge(self.spark, definition.target, differing, identity)
+
+    # Pieces of the work.
+
+    def _snapshot(self, table: str, version: int | None) -> DataFrame:
+        return self.spark.read.option("versionAsOf", str(version)).table(table)
+
+    def _feed(self, table: str, after: int | None, through: int) -> DataFrame | None:
+        """Return the rows that a bronze table got after one version through another, or None if there is none."""
+        if after == through:
+            return None
+        feed = self._change_feed(table, after, through)
+        # A copy of a row that OPTIMIZE moved is not in the feed; a bronze row is never updated or deleted.
+        return feed.drop(*_FEED_COLUMNS)
+
+    def _change_feed(self, table: str, after: int | None, through: int) -> DataFrame:
+        assert after is not None
+        return (
+            self.spark.read.option("readChangeFeed", "true")
+            .option("startingVersion", after + 1)
+            .option("endingVersion", through)
+            .table(table)
+        )
+
+    def _with_arrivals(self, work: _Work, new: DataFrame | None) -> list[Dimension]:
+        """Return the dimensions, each with the keys that its source first delivered after one of these rows."""
+        dimensions = self._dimensions(work)
+        if new is None:
+            return dimensions
+        prepared = []
+        for dimension in dimensions:
+            if dimension.join.unknown == "infer":
+                source, key = dimension.definition.source, dimension.key
+                known_since = F.min("ingested_at").alias("known_since")
+                delivered = self.spark.table(source).select(key, "ingested_at")
+                if not work.reason:
+                    wanted = new.select(F.col(dimension.join.key).alias(key)).distinct()
+                    delivered = delivered.join(F.broadcast(wanted), key, "left_semi")
+                first_row = new.agg(F.min("ingested_at").alias("first_row"))
+                late = delivered.groupBy(key).agg(known_since).join(F.broadcast(first_row), F.expr("known_since > first_row"))
+                dimension = replace(dimension, first_arrivals=late.select(key, "known_since"))
+            prepared.append(dimension)
+        return prepared
+
+    def _examined(self, rows: DataFrame, definition: TableDefinition, dimensions: list[Dimension]) -> DataFrame:
+        examined = facts.without_unknown(gate.examined(rows, definition), dimensions)
+        examined = facts.early(examined, dimensions) if dimensions else examined.withColumn("is_early", F.lit(False))
+        return examined.withColumn("is_tied", F.lit(False)).withColumn("is_late", F.lit(False))
+
+    def _counters(self, definition: TableDefinition, dimensions: list[Dimension]) -> list[Any]:
+        barring = tuple(one.known_rule for one in dimensions if one.join.unknown == "quarantine")
+        passed = F.col("broken_rule").isNull()
+        return [
+            *gate.counts(definition, barring),
+            *(F.count_if(passed & F.col(name)).alias(name) for name in ("is_tied", "is_late", "is_early")),
+        ]
+
+    def _stop_if_broken(self, examined: DataFrame, definition: TableDefinition) -> None:
+        """Stop the table if a rule says ``expect_or_fail`` and a new event breaks it."""
+        fatal = [rule.name for rule in definition.gate if rule.severity == "fail"]
+        if not fatal:
+            return
+        broken = examined.where(F.col("broken_rule").isin(fatal) & F.col("is_new"))
+        example = broken.select("broken_rule", "reason", "source_file").orderBy("source_file", "reason").first()
+        if example is not None:
+            raise PipelineError(
+                f"{definition.target}: rule {example.broken_rule} is broken in {example.source_file}: {example.reason}. "
+                "Nothing was written.",
+                "correct the source, or make the rule expect_or_quarantine",
+            )
+
+    def _set_aside(self, work: _Work, aside: DataFrame, touched: DataFrame | None) -> None:
+        """Bring the quarantine to these rows of the table: all of them, or those of the touched keys."""
+        target = work.definition.target
+        there = self.spark.table(gate.QUARANTINE).where(F.col("table_name") == target).where("released_by IS NULL")
+        if touched is not None:
+            named = F.nullif(F.concat_ws(", ", *work.definition.business_keys), F.lit(""))
+            wanted = touched.select(named.alias("touched_key")).distinct()
+            there = there.join(F.broadcast(wanted), F.col("business_key").eqNullSafe(F.col("touched_key")), "left_semi")
+        aside_now = aside.select("table_name", "row_json", "rule").alias("n")
+        gone = there.alias("q").join(aside_now, ["table_name", "row_json", "rule"], "left_anti")
+        work.released = gone.count()
+        if work.released:
+            self.spark.sql(
+                f"MERGE INTO {gate.QUARANTINE} AS q USING {{gone}} AS g "
+                "ON q.table_name = g.table_name AND q.rule = g.rule AND q.row_json = g.row_json "
+                "WHEN MATCHED AND q.released_by IS NULL THEN UPDATE SET q.released_by = "
+                + catalog.sql_literal(self.run_id),
+                gone=gone.select("table_name", "rule", "row_json"),
+            )
+        fresh = aside.join(there.select("table_name", "row_json", "rule"), ["table_name", "row_json", "rule"], "left_anti")
+        fresh = fresh.select(*gate.QUARANTINE_COLUMNS)
+        if touched is None or not fresh.isEmpty():
+            fresh.coalesce(1).writeTo(gate.QUARANTINE).append()
+
+    def _with_inferred(
+        self, desired: DataFrame, definition: TableDefinition, current: DataFrame | None = None
+    ) -> DataFrame:
+        """Add the inferred members that still wait for their thing to be delivered."""
+        there = self.spark.table(definition.target) if current is None else current
+        delivered = desired.select(*definition.business_keys)
+        waiting = there.where("is_inferred").join(delivered, list(definition.business_keys), "left_anti")
+        return desired.unionByName(waiting)
+
+    def _infer(self, work: _Work, found: DataFrame, dimensions: list[Dimension]) -> None:
+        """Give each key that a fact names and its dimension lacks an inferred member."""
+        for dimension in (one for one in dimensions if one.join.unknown == "infer"):
+            name, key = dimension.join.dimension, dimension.key
+            there = self.spark.table(name)
+            keys = found.select(F.col(dimension.join.key).alias(key)).distinct()
+            missing = keys.join(there.select(key), key, "left_anti")
+            members = scd2.inferred_members(missing, there, dimension.definition)
+            self.spark.sql(
+                f"MERGE INTO {name} AS t USING {{members}} AS m ON t.`{key}` = m.`{key}` WHEN NOT MATCHED THEN INSERT *",
+                members=members,
+            )
+            after = self._state(name)
+            assert after is not None
+            self.states[name] = after
+            work.reads = [
+                replace(read, to_version=after.version) if read.table == name else read for read in work.reads
+            ]
+
+    def _to_look_up_again(self, work: _Work, dimensions: list[Dimension]) -> Iterator[DataFrame]:
+        """Yield keys of facts that may find something else now than they did."""
+        definition = work.definition
+        keys = list(definition.business_keys)
+        for dimension in dimensions:
+            join, name = dimension.join, dimension.join.dimension
+            after, through = work.cursors[name], work.targets[name]
+            if after == through:
+                continue
+            feed = self._change_feed(name, after, through)
+            fact = self.spark.table(definition.target)
+            if join.as_of:
+                moved = facts.moved_boundaries(feed, dimension.table, dimension.definition)
+                moved = moved.withColumnRenamed(dimension.key, "moved_key")
+                yield fact.join(
+                    F.broadcast(moved),
+                    (F.col(join.key) == F.col("moved_key"))
+                    & (F.col("touched_from").isNull() | (F.col(join.as_of) >= F.col("touched_from"))),
+                    "left_semi",
+                ).select(*keys)
+            else:
+                moved = facts.changed_values(feed, dimension.definition, join.take)
+                moved = moved.withColumnRenamed(dimension.key, "moved_key")
+                yield fact.join(F.broadcast(moved), F.col(join.key) == F.col("moved_key"), "left_semi").select(*keys)
+            if join.unknown == "quarantine":
+                yield self._waiting(definition, dimension, moved)
+
+    def _waiting(self, definition: TableDefinition, dimension: Dimension, arrived: DataFrame) -> DataFrame:
+        """Return the keys of facts that were set aside because of what has arrived now."""
+        schema = self.spark.table(definition.source).select(*definition.business_keys, dimension.join.key).schema
+        row = F.from_json("row_json", schema)
+        aside = self.spark.table(gate.QUARANTINE).where(
+            (F.col("table_name") == definition.target)
+            & (F.col("rule") == dimension.known_rule)
+            & F.col("released_by").isNull()
+        )
+        rows = aside.select(row.alias("row")).select("row.*")
+        found = rows.join(F.broadcast(arrived), F.col(dimension.join.key) == F.col("moved_key"), "left_semi")
+        return found.select(*definition.business_keys)
+
+    def _overwrite(self, work: _Work, desired: DataFrame) -> None:
+        definition = work.definition
+        before = self.states.get(definition.target)
+        wanted = [(field.name, field.dataType) for field in desired.schema.fields]
+        if before is not None:
+            there = [(field.name, field.dataType) for field in self.spark.table(definition.target).schema.fields]
+            if there == wanted:
+                writer = desired.writeTo(definition.target)
+                writer.overwrite(F.lit(True))
+                work.changed = self._counted(definition.target)
+                return
+        _create(self.spark, definition, desired, replace_it=before is not None)
+        desired.writeTo(definition.target).append()
+        work.changed = self._counted(definition.target)
+
+    def _counted(self, table: str) -> Changed:
+        """Return the rows of the commit that was just made."""
+        return Changed(inserted=catalog.rows_written(self.spark, table))
+
+    def _rule_results(self, work: _Work) -> tuple[RuleResult, ...]:
+        definition, counts = work.definition, work.counts
+        if not counts:
+            return ()
+        checked = counts["accepted"] + counts["quarantined"]
+        results = [RuleResult(rule.name, rule.severity, checked, counts[rule.name]) for rule in definition.gate]
+        for join in definition.dimension_joins:
+            name = f"{join.key}_is_known"
+            failed = counts["is_early"] if join.unknown == "infer" else counts[name]
+            severity = "warn" if join.unknown == "infer" else "quarantine"
+            results.append(RuleResult(name, severity, checked, failed))
+            if join.as_of:
+                rules = work.rules
+                results.append(RuleResult(f"{join.key}_had_begun_at_{join.as_of}", "info", checked, rules["is_before"]))
+                results.append(RuleResult(f"{join.key}_was_open_at_{join.as_of}", "info", checked, rules["is_in_gap"]))
+        results += [
+            RuleResult("row_is_not_a_duplicate", "info", counts["rows_read"], counts["duplicates"]),
+            RuleResult(f"{definition.sequence_column}_is_not_tied", "info", checked, counts["is_tied"]),
+            RuleResult(f"{definition.sequence_column}_is_in_order", "info", checked, counts["is_late"]),
+        ]
+        return tuple(results)
+
+
+def _lookup_counts() -> list[Any]:
+    return [F.count_if(F.col(name)).alias(name) for name in ("is_unknown", "is_before", "is_in_gap")]
+
+
+def _matching(rows: DataFrame, some_keys: DataFrame, keys: list[str], how: str) -> DataFrame:
+    """Join by keys of which NULL equals NULL, so that rows without a key are not lost on the way."""
+    theirs = [f"their_{key}" for key in keys]
+    return rows.join(
+        some_keys.toDF(*theirs), events.keys_equal([F.col(key) for key in keys], [F.col(key) for key in theirs]), how
+    )
+
+
+def _create(spark: SparkSession, definition: TableDefinition, rows: DataFrame, replace_it: bool) -> None:
+    """Make the target with the columns of these rows, and a comment on each."""
+    comments = {column.name: column.comment for source in SOURCES.values() for column in source.columns}
+    comments |= {column.name: column.comment for column in next(
+        (source.columns for source in SOURCES.values() if source.bronze_table == definition.source), ()
+    )}
+    comments |= {derived.name: derived.comment for derived in definition.derived_columns}
+    comments |= _VERSION_COMMENTS if definition.kind == "scd2" else {}
+    if definition.surrogate_key:
+        comments[definition.surrogate_key] = "key of the version, computed from business key and start_date"
+    for join in definition.dimension_joins:
+        comments |= {
+            name: f"of {join.dimension}" + (f", as of {join.as_of}" if join.as_of else "") for name in join.take
+        }
+    columns = ", ".join(
+        f"`{field.name}` {field.dataType.simpleString()} COMMENT {catalog.sql_literal(comments.get(field.name, ''))}"
+        for field in rows.schema.fields
+    )
+    spark.sql(
+        f"{'CREATE OR REPLACE TABLE' if replace_it else 'CREATE TABLE'} {definition.target} ({columns}) USING delta "
+        f"COMMENT {catalog.sql_literal(definition.comment)} TBLPROPERTIES ('delta.enableChangeDataFeed' = 'true')"
+    )
+
+
+_VERSION_COMMENTS = {
+    "start_date": "first instant of the version, included, UTC",
+    "end_date": "first instant after it; NULL while it is open",
+    "is_current": "end_date IS NULL",
+    "is_inferred": "made from a fact, before the thing itself was delivered",
+}
+
+
+def _added(*counts: dict[str, Any]) -> dict[str, int]:
+    return {name: sum(int(count.get(name) or 0) for count in counts) for name in counts[0]}
+
+
+def _first_line(error: PySparkException) -> str:
+    return str(error).strip().split("\n")[0]

@@ -1,0 +1,28 @@
+"""SCD type 1 and facts: one row a key, as the newest event tells it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shared.silver.events import is_deleted, latest_events
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+    from shared.metadata import TableDefinition
+
+
+def newest(events: DataFrame, definition: TableDefinition) -> DataFrame:
+    """Return the carried columns of each key's newest event; a deleted key has no row.
+
+    Args:
+        events: accepted events of *all* batches for each key that occurs in them.
+        definition: keys, sequence, delete flag, carried columns.
+    """
+    return newest_of_single_events(latest_events(events, definition), definition)
+
+
+def newest_of_single_events(events: DataFrame, definition: TableDefinition) -> DataFrame:
+    """Return what :func:`newest` would, for events of which it is known that each has a key of its own."""
+    carried = [name for name in events.columns if name in definition.carried]
+    return events.where(~is_deleted(definition)).select(*carried)
