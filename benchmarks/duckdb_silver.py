@@ -104,12 +104,14 @@ FROM customers_once
 WHERE rule IS NULL AND is_deleted IS NOT TRUE
 """
 
+# After orders_clean, from which {orders} are read: asking its few orders without a version saves a pass over bronze.
 DIM_CUSTOMERS = """
 SELECT * EXCLUDE (serves_from, serves_until), end_date IS NULL AS is_current, false AS is_inferred
 FROM customer_versions
 UNION ALL BY NAME
 SELECT DISTINCT customer_id, TIMESTAMP '1900-01-01' AS start_date, true AS is_current, true AS is_inferred
-FROM orders_latest ANTI JOIN customer_versions USING (customer_id)
+FROM {orders} ANTI JOIN customer_versions USING (customer_id)
+WHERE customer_start_date = TIMESTAMPTZ '1900-01-01 00:00:00+00'
 """
 
 # In decimals throughout: a division would be one of doubles. Round is half-up for what is not negative.
@@ -127,6 +129,12 @@ JOIN dim_products p ON o.product_id = p.product_id
 LEFT JOIN customer_versions v
     ON o.customer_id = v.customer_id AND order_ts >= serves_from AND order_ts < serves_until
 """
+
+
+QUARANTINE = " UNION ALL ".join(
+    f"SELECT 'silver.{target}' AS table_name, rule, unnest(broken, recursive := true) FROM {name}_judged"
+    for name, target in TARGETS.items()
+)
 
 
 def silver(bronze: Path, out: Path, *, memory_limit: str | None = None, threads: int | None = None) -> dict[str, Any]:
@@ -163,17 +171,17 @@ def silver(bronze: Path, out: Path, *, memory_limit: str | None = None, threads:
                     con.execute(DIM_PRODUCTS)
                 elif name == "customers":
                     con.execute(CUSTOMER_VERSIONS)
-        queries = {
-            "dim_products": "FROM dim_products",
-            "dim_customers": DIM_CUSTOMERS,
-            "orders_clean": ORDERS_CLEAN,
-            "quarantine": " UNION ALL ".join(_quarantine(SOURCES[name]) for name in TARGETS),
-        }
-        for table, query in queries.items():
-            with step(f"write {table}"):
-                _write(con, query, out / table)
-        with step("count"):
-            rows = {target: _count(con, name) for name, target in TARGETS.items()}
+        with step("write dim_products"):
+            _write(con, "FROM dim_products", out / "dim_products")
+        with step("write orders_clean"):
+            _write(con, ORDERS_CLEAN, out / "orders_clean")
+        with step("write dim_customers"):
+            orders = _read_parquet(out / "orders_clean", "customer_id STRING, customer_start_date TIMESTAMPTZ")
+            _write(con, DIM_CUSTOMERS.format(orders=orders), out / "dim_customers")
+        with step("judge"):
+            rows = {target: _judge(con, SOURCES[name]) for name, target in TARGETS.items()}
+        with step("write quarantine"):
+            _write(con, QUARANTINE, out / "quarantine")
     return {"rows": rows, "seconds": seconds}
 
 
@@ -194,13 +202,14 @@ def _scan(path: Path, source: Source) -> str:
     columns = ", ".join(
         f"make_timestamp(epoch_us({name})) AS {name}" if kind == "TIMESTAMP" else name for name, kind in types.items()
     )
-    empty = "(SELECT " + ", ".join(f"NULL::{kind} AS {name}" for name, kind in types.items()) + " WHERE false)"
-    files = parquet_files(path)
-    return f"SELECT {columns} FROM {f'read_parquet({_literal(files)})' if files else empty}"
+    return f"SELECT {columns} FROM {_read_parquet(path, ', '.join(f'{name} {kind}' for name, kind in types.items()))}"
 
 
-def _literal(texts: list[str]) -> str:
-    return "[" + ", ".join("'" + text.replace("'", "''") + "'" for text in texts) + "]"
+def _read_parquet(path: Path, columns: str) -> str:
+    """Return what stands in a FROM clause for a Delta table; one without files has no row of these columns."""
+    if files := parquet_files(path):
+        return "read_parquet([" + ", ".join("'" + file.replace("'", "''") + "'" for file in files) + "])"
+    return "(SELECT unnest([]::STRUCT(" + columns + ")[], recursive := true))"
 
 
 def _events(con: duckdb.DuckDBPyConnection, source: Source, scan: str) -> None:
@@ -247,12 +256,22 @@ def _events(con: duckdb.DuckDBPyConnection, source: Source, scan: str) -> None:
     """)
 
 
-def _quarantine(source: Source) -> str:
-    columns = ", ".join([*source.column_names, "_malformed"])
-    return f"""
-        SELECT 'silver.{TARGETS[source.name]}' AS table_name, rule, arrival.source_file AS source_file,
-            to_json(struct_pack({columns}))::VARCHAR AS row_json
-        FROM {source.name}_events WHERE rule IS NOT NULL"""
+def _judge(con: duckdb.DuckDBPyConnection, source: Source) -> dict[str, int]:
+    """Make ``<source>_judged``, rule to its events and the broken rows, NULL for the accepted; return the counts."""
+    name, payload = source.name, ", ".join([*source.column_names, "_malformed"])
+    con.execute(f"""
+        CREATE TEMP TABLE {name}_judged AS
+        SELECT rule, count(*) AS events, sum(copies - 1) AS duplicates,
+            list(CASE WHEN rule IS NOT NULL THEN
+                struct_pack(source_file := arrival.source_file, row_json := to_json(struct_pack({payload}))::VARCHAR)
+            END) FILTER (rule IS NOT NULL) AS broken
+        FROM {name}_events GROUP BY rule""")
+    counted = con.sql(f"""
+        SELECT (SELECT count(*) FROM {name}_raw) AS read, sum(events) FILTER (rule IS NULL) AS accepted,
+            sum(len(broken)) AS quarantined, sum(duplicates) AS duplicates
+        FROM {name}_judged""")
+    (numbers,) = counted.fetchall()
+    return {column: int(number or 0) for column, number in zip(counted.columns, numbers, strict=True)}
 
 
 def _write(con: duckdb.DuckDBPyConnection, query: str, path: Path) -> None:
@@ -264,15 +283,6 @@ def _write(con: duckdb.DuckDBPyConnection, query: str, path: Path) -> None:
     )
     rows = relation.project(columns).to_arrow_reader(100_000)
     write_deltalake(path, rows, mode="overwrite", schema_mode="overwrite")
-
-
-def _count(con: duckdb.DuckDBPyConnection, name: str) -> dict[str, int]:
-    counted = con.sql(f"""
-        SELECT (SELECT count(*) FROM {name}_raw) AS read,
-            count(*) FILTER (rule IS NULL) AS accepted, count(rule) AS quarantined, sum(copies - 1) AS duplicates
-        FROM {name}_events""")
-    (numbers,) = counted.fetchall()
-    return {column: int(number or 0) for column, number in zip(counted.columns, numbers, strict=True)}
 
 
 def parquet_files(path: Path) -> list[str]:
