@@ -92,6 +92,14 @@ class TableRun:
         return self.rows_inserted + self.rows_updated + self.rows_deleted
 
 
+@dataclass(frozen=True)
+class LastRuns:
+    """A table's last run, and the last that left it in order: the one whose ``reads`` say where to go on."""
+
+    last: TableRun
+    last_good: TableRun | None
+
+
 _READ = "STRUCT<table: STRING, table_id: STRING, from_version: BIGINT, to_version: BIGINT>"
 _LOG = {
     "run_id": ("STRING", "the run, the same in every table that it wrote"),
@@ -157,26 +165,26 @@ def write(spark: SparkSession, runs: Sequence[TableRun]) -> None:
     _append(spark, RUN_LOG, _LOG, [_as_row(run) for run in runs])
 
 
-def last_runs(spark: SparkSession, tables: Sequence[str]) -> dict[str, TableRun]:
-    """Return each table's last run that came to an end, whatever the end; tables that never ran are left out."""
-    return _latest(spark, tables, F.lit(True))
-
-
-def last_good_runs(spark: SparkSession, tables: Sequence[str]) -> dict[str, TableRun]:
-    """Return each table's last run that left it in order: the one whose ``reads`` say where to go on."""
-    return _latest(spark, tables, F.col("status").isin(*GOOD))
-
-
-def _latest(spark: SparkSession, tables: Sequence[str], condition: Any) -> dict[str, TableRun]:
+def last_runs(spark: SparkSession, tables: Sequence[str]) -> dict[str, LastRuns]:
+    """Return for each table its last run and its last good one; tables that never ran are left out."""
+    run = F.struct(*_LOG)
     rows = (
         spark.table(RUN_LOG)
-        .where(F.col("table_name").isin(*tables) & condition)
+        .where(F.col("table_name").isin(*tables))
         .groupBy("table_name")
-        .agg(F.max_by(F.struct(*_LOG), "started_at").alias("run"))
-        .select("run.*")
+        .agg(
+            F.max_by(run, "started_at").alias("last"),
+            F.max_by(run, F.when(F.col("status").isin(*GOOD), F.col("started_at"))).alias("last_good"),
+        )
         .collect()
     )
-    return {row.table_name: _from_row(row.asDict(recursive=True)) for row in rows}
+    return {
+        row.table_name: LastRuns(
+            last=_from_row(row.last.asDict(recursive=True)),
+            last_good=_from_row(row.last_good.asDict(recursive=True)) if row.last_good else None,
+        )
+        for row in rows
+    }
 
 
 def _as_row(run: TableRun) -> tuple[Any, ...]:

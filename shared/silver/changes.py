@@ -6,8 +6,7 @@ there is no commit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -107,14 +106,11 @@ def between(column: str, low: object, high: object) -> str:
     return f"{column} BETWEEN {bounds[0]} AND {bounds[1]}"
 
 
-@contextmanager
-def kept(frame: DataFrame) -> Iterator[DataFrame]:
-    """Keep a frame's rows while they are read several times, where the platform can (Databricks serverless cannot)."""
-    if on_databricks():
-        yield frame
-        return
-    frame.persist()
-    try:
-        yield frame
-    finally:
-        frame.unpersist()
+def kept(frame: DataFrame) -> DataFrame:
+    """Return the frame computed, for rows that are read several times.
+
+    Its plan is cut off with it. A plan that is built upon grows with every step, and it is analysed anew and sent over
+    Spark Connect with every question: left to grow, it costs more than the work. Databricks serverless keeps no
+    rows between questions, so there the frame is returned as it is.
+    """
+    return frame if on_databricks() else frame.localCheckpoint(eager=True)

@@ -105,14 +105,14 @@ def in_question(events: DataFrame, definition: TableDefinition) -> DataFrame:
     sequence = F.col(definition.sequence_column)
     first_come = Window.partitionBy(*keys, sequence).orderBy("is_new", "ingested_at", "source_file", *payload(events))
     earlier_batches = (
-        Window.partitionBy(*keys)
-        .orderBy(F.unix_micros("ingested_at"))
-        .rangeBetween(Window.unboundedPreceding, -1)
+        Window.partitionBy(*keys).orderBy(F.unix_micros("ingested_at")).rangeBetween(Window.unboundedPreceding, -1)
     )
     return (
         events.withColumn("is_tied", F.col("is_new") & (F.row_number().over(first_come) > 1))
         .withColumn("newest_before", F.max(sequence).over(earlier_batches))
-        .withColumn("is_late", F.col("is_new") & ~F.col("is_tied") & F.coalesce(sequence < F.col("newest_before"), F.lit(False)))
+        .withColumn(
+            "is_late", F.col("is_new") & ~F.col("is_tied") & F.coalesce(sequence < F.col("newest_before"), F.lit(False))
+        )
         .drop("newest_before")
     )
 

@@ -28,7 +28,7 @@ class Dimension:
     definition: TableDefinition
     table: DataFrame
     first_arrivals: DataFrame | None = None
-    """Business key and ``known_since``: when the source first delivered it."""
+    """Business key and ``known_since``: when the source first delivered it. Covers every key that new rows name."""
 
     @property
     def key(self) -> str:
@@ -68,18 +68,21 @@ def early(events: DataFrame, dimensions: list[Dimension]) -> DataFrame:
             F.col(dimension.key).alias(f"arrived_{number}"), F.col("known_since").alias(f"since_{number}")
         )
         events = events.join(F.broadcast(arrived), F.col(dimension.join.key) == F.col(f"arrived_{number}"), "left")
-        is_early = is_early | F.coalesce(F.col(f"since_{number}") > F.col("ingested_at"), F.lit(False))
+        is_early |= F.coalesce(F.col(f"since_{number}") > F.col("ingested_at"), F.lit(True))
     return events.withColumn("is_early", F.col("is_new") & is_early).select(*events.columns, "is_early")
 
 
-def looked_up(facts: DataFrame, definition: TableDefinition, dimensions: list[Dimension], small: bool) -> DataFrame:
+def looked_up(
+    facts: DataFrame, definition: TableDefinition, dimensions: list[Dimension], among: DataFrame | None = None
+) -> DataFrame:
     """Add the columns that the joins take and those that are derived.
 
     Args:
         facts: one row a key, with the carried columns.
         definition: that of the fact.
         dimensions: one for each of its joins.
-        small: the facts are few beside the dimension, so the dimension is first cut down to what they refer to.
+        among: rows that hold every key that the facts refer to, few beside the dimension, which is then first cut
+            down to those keys.
 
     Returns:
         The fact table's columns in their order, and ``is_unknown``, ``is_before``, ``is_in_gap``: it has no
@@ -89,8 +92,8 @@ def looked_up(facts: DataFrame, definition: TableDefinition, dimensions: list[Di
     for number, dimension in enumerate(dimensions):
         join = dimension.join
         table = dimension.table
-        if small:
-            wanted = facts.select(F.col(join.key).alias(dimension.key)).distinct()
+        if among is not None:
+            wanted = among.select(F.col(join.key).alias(dimension.key)).distinct()
             table = table.join(F.broadcast(wanted), dimension.key, "left_semi")
         if join.as_of:
             table = scd2.as_of_lookup(table, dimension.definition, join.take)
@@ -172,9 +175,7 @@ def moved_boundaries(feed: DataFrame, dimension: DataFrame, definition: TableDef
     return (
         starts.join(F.broadcast(now), key, "left")
         .where("went > 0 OR versions > came")
-        .select(
-            key, F.when(F.col("touched_from") > F.col("first_start"), F.col("touched_from")).alias("touched_from")
-        )
+        .select(key, F.when(F.col("touched_from") > F.col("first_start"), F.col("touched_from")).alias("touched_from"))
     )
 
 

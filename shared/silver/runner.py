@@ -25,7 +25,7 @@ from shared.bronze.contracts import SOURCES
 from shared.errors import MetadataError, PipelineError, ShopMetricsError
 from shared.home import one_run_at_a_time
 from shared.metadata import TableDefinition
-from shared.run_log import Read, RuleResult, TableRun
+from shared.run_log import LastRuns, Read, RuleResult, TableRun
 from shared.settings import Settings, get_settings
 from shared.silver import changes, events, facts, gate, scd1, scd2
 from shared.silver.changes import Changed
@@ -104,7 +104,8 @@ def create_quarantine(spark: SparkSession) -> None:
         f"`{name}` {kind} COMMENT {catalog.sql_literal(text)}" for name, (kind, text) in gate.QUARANTINE_COLUMNS.items()
     )
     spark.sql(
-        f"CREATE TABLE IF NOT EXISTS {gate.QUARANTINE} ({columns}) USING delta "
+        # By table: two tables that are made side by side write here without getting into each other's way.
+        f"CREATE TABLE IF NOT EXISTS {gate.QUARANTINE} ({columns}) USING delta PARTITIONED BY (table_name) "
         "COMMENT 'Rows that broke a rule, each with the reason.'"
     )
 
@@ -212,13 +213,10 @@ class _Runner:
         self.on_end = on_end or (lambda table: None)
         self.done: dict[str, TableRun] = {}
         self.states: dict[str, _State] = {}
-        self.last: dict[str, TableRun] = {}
-        self.last_good: dict[str, TableRun] = {}
+        self.last: dict[str, LastRuns] = {}
 
     def run(self, chosen: Sequence[TableDefinition]) -> list[TableRun]:
-        names = sorted(self.known)
-        self.last = run_log.last_runs(self.spark, names)
-        self.last_good = run_log.last_good_runs(self.spark, names)
+        self.last = run_log.last_runs(self.spark, sorted(self.known))
         mentioned = {name for one in chosen for name in (one.target, one.source, *one.depends_on)}
         with ThreadPoolExecutor(max_workers=4) as pool:
             found = pool.map(self._state, sorted(mentioned))
@@ -238,6 +236,9 @@ class _Runner:
             return None
         table_id, version = catalog.identity(self.spark, table)
         return _State(table_id, version)
+
+    def _after(self, table: str) -> _State:
+        return replace(self.states[table], version=catalog.version(self.spark, table))
 
     def _run_table(self, definition: TableDefinition) -> TableRun:
         started, clock = datetime.now(UTC), time.perf_counter()
@@ -262,7 +263,7 @@ class _Runner:
             self._plan(work)
             if work.reason or self._has_news(work):
                 self._make(work)
-                after = self._state(definition.target)
+                after = self._state(definition.target) if work.reason else self._after(definition.target)
                 assert after is not None
                 self.states[definition.target] = after
                 result = replace(result, to_version=after.version, table_id=after.table_id)
@@ -296,7 +297,7 @@ class _Runner:
         found, unmet = [], []
         for needed in definition.depends_on:
             here, before = self.done.get(needed), self.last.get(needed)
-            result = here or before
+            result = here or (before.last if before else None)
             if result is None:
                 sentence = f"{needed} has never run"
             else:
@@ -318,7 +319,7 @@ class _Runner:
                     f"The source table {source} of {definition.target} does not exist.",
                     "`shopmetrics pipeline run` makes bronze first",
                 )
-        before = self.last_good.get(definition.target)
+        before = self.last[definition.target].last_good if definition.target in self.last else None
         target = self.states.get(definition.target)
         known = {read.table: read for read in before.reads} if before else {}
         work.reason = self._why_anew(work, before, target, known)
@@ -332,9 +333,7 @@ class _Runner:
             for source in sources
         ]
 
-    def _why_anew(
-        self, work: _Work, before: TableRun | None, target: _State | None, known: dict[str, Read]
-    ) -> str:
+    def _why_anew(self, work: _Work, before: TableRun | None, target: _State | None, known: dict[str, Read]) -> str:
         definition = work.definition
         if before is None:
             return "first run"
@@ -383,39 +382,39 @@ class _Runner:
         dimensions = self._with_arrivals(work, rows)
         keys = list(definition.business_keys)
         repeated = rows.groupBy(*keys).count().where("count > 1").select(*keys)
-        with changes.kept(repeated) as repeated:
-            repeated = F.broadcast(repeated) if repeated.count() <= BROADCAST_KEYS else repeated
-            # Most keys were delivered once. For them there is nothing to sort and nothing to compare.
-            once = self._examined(
-                events.events_of_single_rows(_matching(rows, repeated, keys, "left_anti")), definition, dimensions
-            )
-            often = self._examined(
-                events.distinct_events(_matching(rows, repeated, keys, "left_semi")), definition, dimensions
-            )
-            if any(rule.severity == "fail" for rule in definition.gate):
-                self._stop_if_broken(once.unionByName(often), definition)
-            aside = gate.quarantined(once, definition, self.run_id).unionByName(
-                gate.quarantined(often, definition, self.run_id)
-            )
-            self._set_aside(work, aside, None)
-            counters = self._counters(definition, dimensions)
-            first, second = Observation(), Observation()
-            once = gate.accepted(once.observe(first, *counters))
-            often = gate.accepted(events.in_question(often, definition).observe(second, *counters))
-            desired = self._desired(definition, once, single=True).unionByName(
-                self._desired(definition, often, single=False)
-            )
-            third = Observation()
-            if definition.kind == "fact":
-                desired = facts.looked_up(desired, definition, dimensions, small=False)
-                desired = desired.observe(third, *_lookup_counts())
-                desired = desired.select(*facts.column_order(definition))
-            elif definition.kind == "scd2" and definition.target in self.states:
-                desired = self._with_inferred(desired, definition)
-            self._overwrite(work, desired)
-            work.counts = _added(first.get, second.get)
-            if definition.kind == "fact":
-                work.rules = {name: int(value or 0) for name, value in third.get.items()}
+        repeated = changes.kept(repeated)
+        repeated = F.broadcast(repeated) if repeated.count() <= BROADCAST_KEYS else repeated
+        # Most keys were delivered once. For them there is nothing to sort and nothing to compare.
+        once = self._examined(
+            events.events_of_single_rows(_matching(rows, repeated, keys, "left_anti")), definition, dimensions
+        )
+        often = self._examined(
+            events.distinct_events(_matching(rows, repeated, keys, "left_semi")), definition, dimensions
+        )
+        if any(rule.severity == "fail" for rule in definition.gate):
+            self._stop_if_broken(once.unionByName(often), definition)
+        aside = gate.quarantined(once, definition, self.run_id).unionByName(
+            gate.quarantined(often, definition, self.run_id)
+        )
+        self._set_aside(work, aside, None)
+        counters = self._counters(definition, dimensions)
+        first, second = Observation(), Observation()
+        once = gate.accepted(once.observe(first, *counters))
+        often = gate.accepted(events.in_question(often, definition).observe(second, *counters))
+        desired = self._desired(definition, once, single=True).unionByName(
+            self._desired(definition, often, single=False)
+        )
+        third = Observation()
+        if definition.kind == "fact":
+            desired = facts.looked_up(desired, definition, dimensions)
+            desired = desired.observe(third, *_lookup_counts())
+            desired = desired.select(*facts.column_order(definition))
+        elif definition.kind == "scd2" and definition.target in self.states:
+            desired = self._with_inferred(desired, definition)
+        self._overwrite(work, desired)
+        work.counts = _added(first.get, second.get)
+        if definition.kind == "fact":
+            work.rules = {name: int(value or 0) for name, value in third.get.items()}
         if definition.kind == "fact" and work.rules.get("is_unknown"):
             self._infer(work, self.spark.table(definition.target), dimensions)
 
@@ -435,26 +434,25 @@ class _Runner:
         for further in again:
             touched = further if touched is None else touched.unionByName(further)
         assert touched is not None
-        with changes.kept(touched.distinct()) as touched:
-            bounds = touched.agg(F.min(keys[0]).alias("low"), F.max(keys[0]).alias("high"), F.count(F.lit(1))).first()
-            assert bounds is not None
-            if bounds[2] == 0:
-                work.counts = {}
-                return
-            within = changes.between(keys[0], bounds["low"], bounds["high"])
-            seen = self._snapshot(definition.source, cursor).where(f"{within} OR {keys[0]} IS NULL")
-            seen = _matching(seen, F.broadcast(touched) if bounds[2] <= BROADCAST_KEYS else touched, keys, "left_semi")
-            rows = seen.withColumn("is_new", F.lit(False))
-            if new is not None:
-                rows = rows.unionByName(new.withColumn("is_new", F.lit(True)))
-            examined = self._examined(events.distinct_events(rows), definition, dimensions)
-            with changes.kept(events.in_question(examined, definition)) as examined:
-                self._stop_if_broken(examined, definition)
-                found = examined.agg(*self._counters(definition, dimensions)).first()
-                assert found is not None
-                work.counts = {name: int(value or 0) for name, value in found.asDict().items()}
-                self._set_aside(work, gate.quarantined(examined, definition, self.run_id), touched)
-                self._merge_desired(work, gate.accepted(examined), touched, within, dimensions)
+        touched = changes.kept(touched.distinct())
+        bounds = touched.agg(F.min(keys[0]).alias("low"), F.max(keys[0]).alias("high"), F.count(F.lit(1))).first()
+        assert bounds is not None
+        if bounds[2] == 0:
+            return
+        within = changes.between(keys[0], bounds["low"], bounds["high"])
+        seen = self._snapshot(definition.source, cursor).where(f"{within} OR {keys[0]} IS NULL")
+        seen = _matching(seen, F.broadcast(touched) if bounds[2] <= BROADCAST_KEYS else touched, keys, "left_semi")
+        rows = seen.withColumn("is_new", F.lit(False))
+        if new is not None:
+            rows = rows.unionByName(new.withColumn("is_new", F.lit(True)))
+        examined = self._examined(events.distinct_events(rows), definition, dimensions)
+        examined = changes.kept(events.in_question(examined, definition))
+        self._stop_if_broken(examined, definition)
+        found = examined.agg(*self._counters(definition, dimensions)).first()
+        assert found is not None
+        work.counts = {name: int(value or 0) for name, value in found.asDict().items()}
+        self._set_aside(work, gate.quarantined(examined, definition, self.run_id), touched)
+        self._merge_desired(work, gate.accepted(examined), touched, within, dimensions)
 
     def _merge_desired(
         self, work: _Work, accepted: DataFrame, touched: DataFrame, within: str, dimensions: list[Dimension]
@@ -466,20 +464,16 @@ class _Runner:
         identity = [*keys, "start_date"] if definition.kind == "scd2" else keys
         if definition.kind == "scd2":
             desired = self._with_inferred(desired, definition, current)
-        if definition.kind != "fact":
-            with changes.kept(changes.differences(desired, current, identity)) as differing:
-                work.changed = changes.merge(self.spark, definition.target, differing, identity)
-            return
-        with changes.kept(desired) as desired, changes.kept(
-            facts.looked_up(desired, definition, dimensions, small=True)
-        ) as found:
+        if definition.kind == "fact":
+            found = changes.kept(facts.looked_up(desired, definition, dimensions, among=accepted))
             counts = found.agg(*_lookup_counts()).first()
             assert counts is not None
             work.rules = {name: int(value or 0) for name, value in counts.asDict().items()}
             if work.rules["is_unknown"]:
                 self._infer(work, found.where("is_unknown"), dimensions)
-            with changes.kept(changes.differences(found.select(*current.columns), current, identity)) as differing:
-                work.changed = changes.merge(self.spark, definition.target, differing, identity)
+            desired = found.select(*current.columns)
+        differing = changes.kept(changes.differences(desired, current, identity))
+        work.changed = changes.merge(self.spark, definition.target, differing, identity)
 
     # Pieces of the work.
 
@@ -504,22 +498,17 @@ class _Runner:
         )
 
     def _with_arrivals(self, work: _Work, new: DataFrame | None) -> list[Dimension]:
-        """Return the dimensions, each with the keys that its source first delivered after one of these rows."""
-        dimensions = self._dimensions(work)
-        if new is None:
-            return dimensions
+        """Return the dimensions; those that take inferred members with the first arrival of each key."""
         prepared = []
-        for dimension in dimensions:
-            if dimension.join.unknown == "infer":
-                source, key = dimension.definition.source, dimension.key
-                known_since = F.min("ingested_at").alias("known_since")
-                delivered = self.spark.table(source).select(key, "ingested_at")
+        for dimension in self._dimensions(work):
+            if dimension.join.unknown == "infer" and new is not None:
+                key = dimension.key
+                delivered = self.spark.table(dimension.definition.source).select(key, "ingested_at")
                 if not work.reason:
                     wanted = new.select(F.col(dimension.join.key).alias(key)).distinct()
                     delivered = delivered.join(F.broadcast(wanted), key, "left_semi")
-                first_row = new.agg(F.min("ingested_at").alias("first_row"))
-                late = delivered.groupBy(key).agg(known_since).join(F.broadcast(first_row), F.expr("known_since > first_row"))
-                dimension = replace(dimension, first_arrivals=late.select(key, "known_since"))
+                arrivals = delivered.groupBy(key).agg(F.min("ingested_at").alias("known_since"))
+                dimension = replace(dimension, first_arrivals=arrivals)
             prepared.append(dimension)
         return prepared
 
@@ -553,25 +542,31 @@ class _Runner:
     def _set_aside(self, work: _Work, aside: DataFrame, touched: DataFrame | None) -> None:
         """Bring the quarantine to these rows of the table: all of them, or those of the touched keys."""
         target = work.definition.target
-        there = self.spark.table(gate.QUARANTINE).where(F.col("table_name") == target).where("released_by IS NULL")
+        there = self.spark.table(gate.QUARANTINE).where((F.col("table_name") == target) & F.col("released_by").isNull())
         if touched is not None:
             named = F.nullif(F.concat_ws(", ", *work.definition.business_keys), F.lit(""))
             wanted = touched.select(named.alias("touched_key")).distinct()
             there = there.join(F.broadcast(wanted), F.col("business_key").eqNullSafe(F.col("touched_key")), "left_semi")
-        aside_now = aside.select("table_name", "row_json", "rule").alias("n")
-        gone = there.alias("q").join(aside_now, ["table_name", "row_json", "rule"], "left_anti")
-        work.released = gone.count()
+        identity = ["rule", "row_json"]
+        # The rows that are there and those that should be differ in who set them aside; only their coming and going counts.
+        both = there.select(*aside.columns, F.lit(-1).alias("step")).unionByName(aside.withColumn("step", F.lit(1)))
+        moved = changes.kept(
+            both.groupBy(*identity)
+            .agg(F.sum("step").alias("step"), F.max_by(F.struct(*aside.columns), "step").alias("row"))
+            .where("step != 0")
+        )
+        counts = moved.agg(F.count_if(F.col("step") > 0), F.count_if(F.col("step") < 0)).first()
+        assert counts is not None
+        come, work.released = counts
         if work.released:
             self.spark.sql(
                 f"MERGE INTO {gate.QUARANTINE} AS q USING {{gone}} AS g "
-                "ON q.table_name = g.table_name AND q.rule = g.rule AND q.row_json = g.row_json "
-                "WHEN MATCHED AND q.released_by IS NULL THEN UPDATE SET q.released_by = "
-                + catalog.sql_literal(self.run_id),
-                gone=gone.select("table_name", "rule", "row_json"),
+                f"ON q.table_name = {catalog.sql_literal(target)} AND q.rule = g.rule AND q.row_json = g.row_json "
+                f"WHEN MATCHED AND q.released_by IS NULL THEN UPDATE SET q.released_by = '{self.run_id}'",
+                gone=moved.where("step < 0").select(*identity),
             )
-        fresh = aside.join(there.select("table_name", "row_json", "rule"), ["table_name", "row_json", "rule"], "left_anti")
-        fresh = fresh.select(*gate.QUARANTINE_COLUMNS)
-        if touched is None or not fresh.isEmpty():
+        if come:
+            fresh = moved.where("step > 0").select("row.*").select(*gate.QUARANTINE_COLUMNS)
             fresh.coalesce(1).writeTo(gate.QUARANTINE).append()
 
     def _with_inferred(
@@ -590,17 +585,10 @@ class _Runner:
             there = self.spark.table(name)
             keys = found.select(F.col(dimension.join.key).alias(key)).distinct()
             missing = keys.join(there.select(key), key, "left_anti")
-            members = scd2.inferred_members(missing, there, dimension.definition)
-            self.spark.sql(
-                f"MERGE INTO {name} AS t USING {{members}} AS m ON t.`{key}` = m.`{key}` WHEN NOT MATCHED THEN INSERT *",
-                members=members,
-            )
-            after = self._state(name)
-            assert after is not None
-            self.states[name] = after
-            work.reads = [
-                replace(read, to_version=after.version) if read.table == name else read for read in work.reads
-            ]
+            scd2.inferred_members(missing, there, dimension.definition).coalesce(1).writeTo(name).append()
+            version = catalog.version(self.spark, name)
+            self.states[name] = replace(self.states[name], version=version)
+            work.reads = [replace(read, to_version=version) if read.table == name else read for read in work.reads]
 
     def _to_look_up_again(self, work: _Work, dimensions: list[Dimension]) -> Iterator[DataFrame]:
         """Yield keys of facts that may find something else now than they did."""
@@ -699,9 +687,12 @@ def _matching(rows: DataFrame, some_keys: DataFrame, keys: list[str], how: str) 
 def _create(spark: SparkSession, definition: TableDefinition, rows: DataFrame, replace_it: bool) -> None:
     """Make the target with the columns of these rows, and a comment on each."""
     comments = {column.name: column.comment for source in SOURCES.values() for column in source.columns}
-    comments |= {column.name: column.comment for column in next(
-        (source.columns for source in SOURCES.values() if source.bronze_table == definition.source), ()
-    )}
+    comments |= {
+        column.name: column.comment
+        for column in next(
+            (source.columns for source in SOURCES.values() if source.bronze_table == definition.source), ()
+        )
+    }
     comments |= {derived.name: derived.comment for derived in definition.derived_columns}
     comments |= _VERSION_COMMENTS if definition.kind == "scd2" else {}
     if definition.surrogate_key:
