@@ -1,4 +1,4 @@
-"""What the pipeline did: one row for each run and table in ``ops.run_log``, one for each rule in ``ops.quality_results``.
+"""What the pipeline did: a row for each run and table in ``ops.run_log``, one for each rule in ``ops.quality_results``.
 
 The log is also the memory of the pipeline. A row says through which version each source was read, so the next run
 reads only what came after. It is written after the data, never before: a run that dies in between is repeated, and
@@ -42,7 +42,7 @@ class Read:
 
 @dataclass(frozen=True)
 class RuleResult:
-    """How many of the new rows broke a rule. ``info`` counts what is no fault of the row: duplicates, ties, lateness."""
+    """How many new rows broke a rule. Severity ``info`` counts what is no fault of theirs: repeated, tied, late."""
 
     rule: str
     severity: str

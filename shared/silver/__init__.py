@@ -1,5 +1,5 @@
 """Silver: correct, deduplicated, historised and joined, as the metadata says."""
 
-from shared.silver.runner import run
+from shared.silver.runner import reset, run
 
-__all__ = ["run"]
+__all__ = ["reset", "run"]

@@ -27,7 +27,8 @@ def payload(rows: DataFrame) -> list[str]:
 
     In bronze, and in all that is made from it here, they come first, and everything about the delivery after them.
     """
-    return rows.columns[: rows.columns.index("_malformed") + 1]
+    names: list[str] = rows.columns
+    return names[: names.index("_malformed") + 1]
 
 
 def distinct_events(rows: DataFrame) -> DataFrame:

@@ -96,6 +96,15 @@ def run(
         return _Runner(spark, known, full, run_id or run_log.new_run_id(), on_end).run(chosen)
 
 
+def reset(spark: SparkSession, table: str, settings: Settings | None = None) -> None:
+    """Remove a silver table and what was set aside on the way to it; the next run makes it anew from bronze."""
+    settings = settings or get_settings()
+    with one_run_at_a_time(settings):
+        catalog.drop_table(spark, table, settings)
+        if catalog.table_exists(spark, gate.QUARANTINE):
+            spark.sql(f"DELETE FROM {gate.QUARANTINE} WHERE table_name = {catalog.sql_literal(table)}")
+
+
 def create_quarantine(spark: SparkSession) -> None:
     """Make sure that ``silver.quarantine`` exists."""
     if catalog.table_exists(spark, gate.QUARANTINE):
@@ -534,8 +543,8 @@ class _Runner:
         example = broken.select("broken_rule", "reason", "source_file").orderBy("source_file", "reason").first()
         if example is not None:
             raise PipelineError(
-                f"{definition.target}: rule {example.broken_rule} is broken in {example.source_file}: {example.reason}. "
-                "Nothing was written.",
+                f"{definition.target}: rule {example.broken_rule} is broken in {example.source_file}: "
+                f"{example.reason}. Nothing was written.",
                 "correct the source, or make the rule expect_or_quarantine",
             )
 
@@ -548,7 +557,7 @@ class _Runner:
             wanted = touched.select(named.alias("touched_key")).distinct()
             there = there.join(F.broadcast(wanted), F.col("business_key").eqNullSafe(F.col("touched_key")), "left_semi")
         identity = ["rule", "row_json"]
-        # The rows that are there and those that should be differ in who set them aside; only their coming and going counts.
+        # A row that is set aside already stays as it is, with the run that did it.
         both = there.select(*aside.columns, F.lit(-1).alias("step")).unionByName(aside.withColumn("step", F.lit(1)))
         moved = changes.kept(
             both.groupBy(*identity)

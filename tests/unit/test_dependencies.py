@@ -15,6 +15,8 @@ LAYERS = (
     ("shared.runtime",),
     ("shared", "shared.catalog", "shared.secrets", "shared.home"),
     ("shared.bronze",),
+    ("shared.metadata", "shared.run_log"),
+    ("shared.silver",),
     ("shared.course",),
     ("shared.cli",),
 )
