@@ -73,7 +73,11 @@ def early(events: DataFrame, dimensions: list[Dimension]) -> DataFrame:
 
 
 def looked_up(
-    facts: DataFrame, definition: TableDefinition, dimensions: list[Dimension], among: DataFrame | None = None
+    facts: DataFrame,
+    definition: TableDefinition,
+    dimensions: list[Dimension],
+    among: DataFrame | None = None,
+    also: tuple[str, ...] = (),
 ) -> DataFrame:
     """Add the columns that the joins take and those that are derived.
 
@@ -83,6 +87,7 @@ def looked_up(
         dimensions: one for each of its joins.
         among: rows that hold every key that the facts refer to, few beside the dimension, which is then first cut
             down to those keys.
+        also: further columns of the facts to keep.
 
     Returns:
         The fact table's columns in their order, and ``is_unknown``, ``is_before``, ``is_in_gap``: it has no
@@ -122,6 +127,7 @@ def looked_up(
         facts = facts.withColumn(derived.name, F.expr(f"CAST({derived.expression} AS {derived.type})"))
     return facts.select(
         *column_order(definition),
+        *also,
         unknown.alias("is_unknown"),
         before.alias("is_before"),
         in_gap.alias("is_in_gap"),

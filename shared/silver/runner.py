@@ -386,46 +386,97 @@ class _Runner:
         return dimensions
 
     def _make_anew(self, work: _Work) -> None:
+        """Make the table from everything in its source.
+
+        Most keys were delivered once, in a row that nothing is wrong with. For these there is nothing to sort, to
+        compare or to set aside, so they go straight through; a first pass over few columns finds the others.
+        """
         definition = work.definition
-        rows = self._snapshot(definition.source, work.targets[definition.source]).withColumn("is_new", F.lit(True))
-        dimensions = self._with_arrivals(work, rows)
         keys = list(definition.business_keys)
-        repeated = rows.groupBy(*keys).count().where("count > 1").select(*keys)
-        repeated = changes.kept(repeated)
-        repeated = F.broadcast(repeated) if repeated.count() <= BROADCAST_KEYS else repeated
-        # Most keys were delivered once. For them there is nothing to sort and nothing to compare.
-        once = self._examined(
-            events.events_of_single_rows(_matching(rows, repeated, keys, "left_anti")), definition, dimensions
+        rows = self._snapshot(definition.source, work.targets[definition.source]).withColumn("is_new", F.lit(True))
+        special = changes.kept(self._special_keys(work, rows))
+        special = F.broadcast(special) if special.count() <= BROADCAST_KEYS else special
+        once = events.events_of_single_rows(_matching(rows, special, keys, "left_anti"))
+        others = _matching(rows, special, keys, "left_semi")
+        dimensions = self._with_arrivals(work, others)
+        examined = self._examined(events.distinct_events(others), definition, dimensions)
+        examined = changes.kept(events.in_question(examined, definition))
+        self._count_and_set_aside(work, examined, dimensions, touched=None)
+
+        passed, found = Observation(), Observation()
+        desired = (
+            self._desired(definition, once.observe(passed, F.count(F.lit(1)).alias("rows")), single=True)
+            .withColumn("is_single", F.lit(True))
+            .unionByName(
+                self._desired(definition, gate.accepted(examined), single=False).withColumn("is_single", F.lit(False))
+            )
         )
-        often = self._examined(
-            events.distinct_events(_matching(rows, repeated, keys, "left_semi")), definition, dimensions
-        )
-        if any(rule.severity == "fail" for rule in definition.gate):
-            self._stop_if_broken(once.unionByName(often), definition)
-        aside = gate.quarantined(once, definition, self.run_id).unionByName(
-            gate.quarantined(often, definition, self.run_id)
-        )
-        self._set_aside(work, aside, None)
-        counters = self._counters(definition, dimensions)
-        first, second = Observation(), Observation()
-        once = gate.accepted(once.observe(first, *counters))
-        often = gate.accepted(events.in_question(often, definition).observe(second, *counters))
-        desired = self._desired(definition, once, single=True).unionByName(
-            self._desired(definition, often, single=False)
-        )
-        third = Observation()
         if definition.kind == "fact":
-            desired = facts.looked_up(desired, definition, dimensions)
-            desired = desired.observe(third, *_lookup_counts())
-            desired = desired.select(*facts.column_order(definition))
-        elif definition.kind == "scd2" and definition.target in self.states:
-            desired = self._with_inferred(desired, definition)
+            unknown = F.count_if(F.col("is_unknown") & F.col("is_single")).alias("is_early")
+            desired = facts.looked_up(desired, definition, dimensions, also=("is_single",))
+            desired = desired.observe(found, *_lookup_counts(), unknown).select(*facts.column_order(definition))
+        else:
+            desired = desired.drop("is_single")
+            if definition.kind == "scd2" and definition.target in self.states:
+                desired = self._with_inferred(desired, definition)
         self._overwrite(work, desired)
-        work.counts = _added(first.get, second.get)
+        single = int(passed.get["rows"])
+        work.counts["rows_read"] += single
+        work.counts["accepted"] += single
         if definition.kind == "fact":
-            work.rules = {name: int(value or 0) for name, value in third.get.items()}
-        if definition.kind == "fact" and work.rules.get("is_unknown"):
-            self._infer(work, self.spark.table(definition.target), dimensions)
+            work.rules = {name: int(value or 0) for name, value in found.get.items()}
+            work.counts["is_early"] += work.rules["is_early"]
+            if work.rules["is_unknown"]:
+                self._infer(work, self.spark.table(definition.target), dimensions)
+
+    def _special_keys(self, work: _Work, rows: DataFrame) -> DataFrame:
+        """Return the keys that have several rows, or one that breaks a rule or came before what it refers to."""
+        definition = work.definition
+        is_special = F.lit(False)
+        for rule in definition.gate:
+            is_special |= gate.is_broken(rule)
+        for number, join in enumerate(definition.dimension_joins):
+            dimension = self.known[join.dimension]
+            (key,) = dimension.business_keys
+            if join.unknown == "quarantine":
+                known = self._snapshot(join.dimension, work.targets[join.dimension]).select(
+                    F.col(key).alias(f"known_{number}")
+                )
+                rows = rows.join(F.broadcast(known), F.col(join.key) == F.col(f"known_{number}"), "left")
+                is_special |= F.col(f"known_{number}").isNull()
+            else:
+                late = self._delivered_late(rows, dimension, number)
+                rows = rows.join(F.broadcast(late), F.col(join.key) == F.col(f"late_{number}"), "left")
+                is_special |= F.coalesce(F.col(f"since_{number}") > F.col("ingested_at"), F.lit(False))
+        return (
+            rows.groupBy(*definition.business_keys)
+            .agg(F.count(F.lit(1)).alias("rows"), F.max(is_special).alias("is_special"))
+            .where("rows > 1 OR is_special")
+            .select(*definition.business_keys)
+        )
+
+    def _delivered_late(self, rows: DataFrame, dimension: TableDefinition, number: int) -> DataFrame:
+        """Return the few keys of a dimension that its source first delivered after the first of these rows came."""
+        (key,) = dimension.business_keys
+        since = F.min("ingested_at")
+        first = rows.agg(since.alias("first")).first()
+        assert first is not None
+        return (
+            self.spark.table(dimension.source)
+            .groupBy(F.col(key).alias(f"late_{number}"))
+            .agg(since.alias(f"since_{number}"))
+            .where(F.col(f"since_{number}") > F.lit(first["first"]))
+        )
+
+    def _count_and_set_aside(
+        self, work: _Work, examined: DataFrame, dimensions: list[Dimension], touched: DataFrame | None
+    ) -> None:
+        """Account for every new row, stop if a rule says so, and bring the quarantine to what was found."""
+        self._stop_if_broken(examined, work.definition)
+        found = examined.agg(*self._counters(work.definition, dimensions)).first()
+        assert found is not None
+        work.counts = {name: int(value or 0) for name, value in found.asDict().items()}
+        self._set_aside(work, gate.quarantined(examined, work.definition, self.run_id), touched)
 
     def _desired(self, definition: TableDefinition, accepted: DataFrame, single: bool) -> DataFrame:
         if definition.kind == "scd2":
@@ -456,11 +507,7 @@ class _Runner:
             rows = rows.unionByName(new.withColumn("is_new", F.lit(True)))
         examined = self._examined(events.distinct_events(rows), definition, dimensions)
         examined = changes.kept(events.in_question(examined, definition))
-        self._stop_if_broken(examined, definition)
-        found = examined.agg(*self._counters(definition, dimensions)).first()
-        assert found is not None
-        work.counts = {name: int(value or 0) for name, value in found.asDict().items()}
-        self._set_aside(work, gate.quarantined(examined, definition, self.run_id), touched)
+        self._count_and_set_aside(work, examined, dimensions, touched)
         self._merge_desired(work, gate.accepted(examined), touched, within, dimensions)
 
     def _merge_desired(
@@ -513,9 +560,8 @@ class _Runner:
             if dimension.join.unknown == "infer" and new is not None:
                 key = dimension.key
                 delivered = self.spark.table(dimension.definition.source).select(key, "ingested_at")
-                if not work.reason:
-                    wanted = new.select(F.col(dimension.join.key).alias(key)).distinct()
-                    delivered = delivered.join(F.broadcast(wanted), key, "left_semi")
+                wanted = new.select(F.col(dimension.join.key).alias(key)).distinct()
+                delivered = delivered.join(F.broadcast(wanted), key, "left_semi")
                 arrivals = delivered.groupBy(key).agg(F.min("ingested_at").alias("known_since"))
                 dimension = replace(dimension, first_arrivals=arrivals)
             prepared.append(dimension)
@@ -726,10 +772,6 @@ _VERSION_COMMENTS = {
     "is_current": "end_date IS NULL",
     "is_inferred": "made from a fact, before the thing itself was delivered",
 }
-
-
-def _added(*counts: dict[str, Any]) -> dict[str, int]:
-    return {name: sum(int(count.get(name) or 0) for count in counts) for name in counts[0]}
 
 
 def _first_line(error: PySparkException) -> str:
