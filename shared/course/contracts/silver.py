@@ -1,0 +1,355 @@
+"""Days 5 and 6: what stands in silver, and how every row of bronze is accounted for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from shared import metadata
+from shared.bronze.contracts import SOURCES
+from shared.course.checks import Context, Finding, check
+from shared.metadata import CONTROL_TABLE, TableDefinition
+from shared.run_log import QUALITY_RESULTS, RUN_LOG
+from shared.silver import events, gate, scd2
+
+CUSTOMERS, PRODUCTS, ORDERS = "silver.dim_customers", "silver.dim_products", "silver.orders_clean"
+
+FOUND_AS = {
+    "malformed_line": "line_is_well_formed",
+    "null_key": "{key}_is_not_null",
+    "null_email": "email_is_not_null",
+    "malformed_email": "email_is_valid",
+    "non_positive_quantity": "quantity_is_positive",
+    "impossible_status": "status_is_known",
+    "unknown_product": "product_id_is_known",
+    "early_arriving_customer": "customer_id_is_known",
+    "duplicate_row": "row_is_not_a_duplicate",
+    "redelivered_file": "row_is_not_a_duplicate",
+    "tie": "updated_at_is_not_tied",
+    "late_update": "updated_at_is_in_order",
+}
+"""Kind of defect to the rule that counts its rows; ``{key}`` is the table's business key."""
+
+# --- Day 5: the framework -------------------------------------------------------------------------------------------
+
+
+@check(
+    5,
+    f"{CONTROL_TABLE} holds every declared table as it is declared, and all of it together is sound",
+    cause="the table was edited by hand, or tables.toml has changed since; silver.run(spark) brings it up to date",
+)
+def _metadata(context: Context) -> Finding:
+    rows = [row.asDict(recursive=True) for row in context.spark.table(CONTROL_TABLE).collect()]
+    entries = [{name: value for name, value in row.items() if name != "layer" and value is not None} for row in rows]
+    known = metadata.parse(entries, CONTROL_TABLE)
+    there = {definition.target: definition for definition in known}
+    declared = metadata.declared()
+    wrong = [
+        f"{one.target} {'differs from its declaration' if one.target in there else 'is missing'}"
+        for one in declared
+        if there.get(one.target) != one
+    ]
+    columns = {one.source: context.spark.table(one.source).columns for one in known}
+    wrong += metadata.problems(known, columns)
+    expected = ", ".join(one.target for one in declared)
+    return Finding("; ".join(wrong) or expected, expected)
+
+
+@check(
+    5,
+    "AC-004: of each source, rows read = accepted + quarantined + duplicates, and none is left unread",
+    cause="bronze has grown since the last run, or a table was changed by hand; silver.run(spark), or reset the table",
+)
+def _accounts(context: Context) -> Finding:
+    accounts = accounts_by_table(context.spark)
+    aside = {
+        row.table_name: row["rows"]
+        for row in context.spark.sql(
+            f"SELECT table_name, count(*) AS rows FROM {gate.QUARANTINE} WHERE released_by IS NULL GROUP BY table_name"
+        ).collect()
+    }
+    wrong, right = [], []
+    for definition in metadata.declared():
+        name = definition.target
+        account = accounts.get(name)
+        if account is None:
+            wrong.append(f"{name} has never run")
+            continue
+        delivered = context.spark.table(definition.source).count()
+        parts = account["accepted"] + account["quarantined"] + account["duplicate"]
+        held = account["quarantined"] - account["released"]
+        if account["read"] != delivered:
+            wrong.append(f"{name}: {account['read']:,} of {delivered:,} rows read")
+        elif parts != account["read"]:
+            wrong.append(f"{name}: {account['read']:,} rows read, {parts:,} accounted for")
+        elif aside.get(name, 0) != held:
+            wrong.append(f"{name}: {aside.get(name, 0):,} rows in {gate.QUARANTINE}, {held:,} set aside")
+        else:
+            right.append(f"{name} {delivered:,}")
+    return Finding("; ".join(wrong) or ", ".join(right), "every row of bronze accounted for", ok=not wrong)
+
+
+def accounts_by_table(spark: Any) -> dict[str, dict[str, int]]:
+    """Return what became of the rows of each table's source: read, accepted, quarantined, duplicate, released.
+
+    Added up over the table's runs, from the one that made it from everything in bronze.
+    """
+    counted = ("read", "accepted", "quarantined", "duplicate", "released")
+    sums = [F.sum(f"rows_{name}").alias(name) for name in counted]
+    rows = _runs_that_made_it(spark).groupBy("table_name").agg(*sums).collect()
+    return {row.table_name: {name: int(row[name]) for name in counted} for row in rows}
+
+
+def failures_by_rule(spark: Any) -> dict[tuple[str, str], int]:
+    """Return (table, rule) to the rows that broke the rule, over the same runs as :func:`accounts_by_table`."""
+    runs = _runs_that_made_it(spark).select("run_id", "table_name")
+    results = spark.table(QUALITY_RESULTS).join(runs, ["run_id", "table_name"])
+    rows = results.groupBy("table_name", "rule").agg(F.sum("rows_failed").alias("rows_failed")).collect()
+    return {(row.table_name, row.rule): int(row.rows_failed) for row in rows}
+
+
+def _runs_that_made_it(spark: Any) -> DataFrame:
+    good: DataFrame = spark.table(RUN_LOG).where("status = 'succeeded'")
+    anew = F.when(F.col("reads")[0]["from_version"].isNull(), F.col("started_at"))
+    since = good.groupBy("table_name").agg(F.max(anew).alias("since"))
+    return good.join(since, "table_name").where("started_at >= since")
+
+
+@check(
+    5,
+    "AC-004: every kind of defect is found as often as it was injected",
+    cause="a rule was changed, or bronze does not hold what the manifest says (see day 4); reset the table and run",
+)
+def _defects(context: Context) -> Finding:
+    pairs = injected_and_found(context.manifest, failures_by_rule(context.spark))
+    wrong = [
+        f"{entry['table']}: {entry['rule']} {entry['found']:,}, injected {entry['injected']:,}"
+        for entry in pairs
+        if entry["injected"] != entry["found"]
+    ]
+    total = sum(entry["injected"] for entry in pairs)
+    expected = f"{total:,} rows under {len(pairs)} rules"
+    return Finding("; ".join(wrong) or expected, expected)
+
+
+def injected_and_found(manifest: Any, failed: Mapping[tuple[str, str], int]) -> list[dict[str, Any]]:
+    """Return one row for each table and rule that has defects to find: table, defects, injected, rule, found.
+
+    Args:
+        manifest: of the landing volume.
+        failed: what :func:`failures_by_rule` returned.
+    """
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for definition in metadata.declared():
+        source = next(source.name for source in SOURCES.values() if source.bronze_table == definition.source)
+        for kind, injected in manifest.defects(source).items():
+            rule = FOUND_AS[kind].format(key=definition.business_keys[0])
+            new = {"table": definition.target, "defects": "", "injected": 0, "rule": rule, "found": 0}
+            row = rows.setdefault((definition.target, rule), new)
+            row["defects"] = ", ".join(filter(None, (row["defects"], kind)))
+            row["injected"] += injected
+            row["found"] = failed.get((definition.target, rule), 0)
+    return list(rows.values())
+
+
+@check(
+    5,
+    f"Law 2: every order is in {ORDERS} exactly once, unless all that was said of it is in the quarantine",
+    cause="a join multiplied or lost rows, or the table was changed by hand; silver.reset(spark, ...) and run again",
+)
+def _orders_once(context: Context) -> Finding:
+    # An order without any accepted row appears in quarantine alone; what has no key cannot be an order.
+    lost, twice, unknown, found = _numbers(
+        context,
+        f"""
+        WITH orders AS (SELECT order_id, count(*) AS rows FROM {ORDERS} GROUP BY order_id),
+             said AS (SELECT DISTINCT order_id FROM bronze.orders_raw WHERE order_id IS NOT NULL),
+             aside AS (SELECT DISTINCT business_key FROM {gate.QUARANTINE}
+                       WHERE table_name = '{ORDERS}' AND released_by IS NULL)
+        SELECT (SELECT count(*) FROM said ANTI JOIN orders USING (order_id)
+                ANTI JOIN aside ON order_id = business_key),
+               (SELECT count_if(rows > 1) FROM orders),
+               (SELECT count(*) FROM orders ANTI JOIN said USING (order_id)),
+               (SELECT count(*) FROM orders)
+        """,
+    )
+    wrong = {"orders lost": lost, "orders more than once": twice, "orders that nobody delivered": unknown}
+    expected = f"{found:,} orders, each once"
+    return Finding(_listed(wrong) or expected, expected)
+
+
+@check(
+    5,
+    "Every order's amounts follow from quantity, price and discount, to the cent",
+    cause="the derived columns of the declaration were changed; see Revenue in docs/data-model.md",
+)
+def _amounts(context: Context) -> Finding:
+    gross, net, rest, orders = _numbers(
+        context,
+        f"""
+        SELECT count_if(NOT gross_amount <=> quantity * unit_price),
+               -- in whole cents, half-up: amounts are never negative
+               count_if(NOT net_amount * 100 <=> floor(quantity * unit_price * (100 - discount_pct) + 0.5)),
+               count_if(NOT discount_amount <=> gross_amount - net_amount),
+               count(*)
+        FROM {ORDERS}
+        """,
+    )
+    wrong = {"wrong gross_amount": gross, "wrong net_amount": net, "wrong discount_amount": rest}
+    expected = f"{orders:,} orders as computed"
+    return Finding(_listed(wrong) or expected, expected)
+
+
+# --- Day 6: dimensions ----------------------------------------------------------------------------------------------
+
+LAW_1 = """
+WITH story AS (
+  SELECT *, lead(start_date) OVER w AS next_start, lead({tracked}) OVER w AS next_values, {tracked} AS values
+  FROM {table} WINDOW w AS (PARTITION BY {key} ORDER BY start_date)
+)
+SELECT {key}, start_date, 'is_current contradicts end_date' AS broken FROM story WHERE is_current <> (end_date IS NULL)
+UNION ALL
+SELECT {key}, start_date, 'ends before it starts' FROM story WHERE end_date <= start_date
+UNION ALL
+SELECT {key}, start_date, 'open, and yet another follows' FROM story WHERE end_date IS NULL AND next_start IS NOT NULL
+UNION ALL
+SELECT {key}, start_date, 'overlaps the next' FROM story WHERE end_date > next_start
+UNION ALL
+SELECT {key}, start_date, 'nothing changes to the next' FROM story WHERE end_date = next_start AND values = next_values
+"""
+"""Law 1 as a query: a row for each version that breaks it, and what it breaks. Sound tables give no rows.
+
+Structs compare NULL with NULL as equal. To be formatted with the table, its key, and its tracked columns as a struct.
+"""
+
+
+def law_1(definition: TableDefinition) -> str:
+    """Return :data:`LAW_1` for a dimension."""
+    tracked = f"struct({', '.join(definition.tracked_columns)})"
+    return LAW_1.format(table=definition.target, key=definition.business_keys[0], tracked=tracked)
+
+
+def _definition(target: str) -> TableDefinition:
+    return next(definition for definition in metadata.declared() if definition.target == target)
+
+
+@check(
+    6,
+    "AC-003: where a customer's email changes, the old version has its end_date and one version at most is current",
+    cause="versions were closed or opened by hand; silver.reset(spark, 'silver.dim_customers') and run again",
+)
+def _email_changes(context: Context) -> Finding:
+    changed, still_open, several = _numbers(
+        context,
+        f"""
+        WITH story AS (
+          SELECT customer_id, email, end_date, is_current,
+                 lead(struct(email)) OVER (PARTITION BY customer_id ORDER BY start_date) AS next
+          FROM {CUSTOMERS}
+        ), customers AS (
+          SELECT customer_id, count_if(next IS NOT NULL AND NOT next.email <=> email) AS changes,
+                 count_if(next IS NOT NULL AND NOT next.email <=> email AND end_date IS NULL) AS still_open,
+                 count_if(is_current) AS current
+          FROM story GROUP BY customer_id
+        )
+        SELECT count(*), coalesce(sum(still_open), 0), count_if(current > 1) FROM customers WHERE changes > 0
+        """,
+    )
+    wrong = {"old versions still open": still_open, "customers with several current versions": several}
+    expected = f"{changed:,} customers with another email, as it should be"
+    return Finding(_listed(wrong) or expected, expected)
+
+
+@check(
+    6,
+    "Law 1: versions neither overlap nor repeat each other, and are open exactly where is_current says so",
+    cause=f"{CUSTOMERS} was changed by hand, or by a MERGE of one's own; reset it and run again",
+)
+def _law_1(context: Context) -> Finding:
+    rows = context.spark.sql(
+        f"SELECT broken, count(*) AS rows, min(customer_id) AS example FROM ({law_1(_definition(CUSTOMERS))}) "
+        "GROUP BY broken ORDER BY broken"
+    ).collect()
+    versions = context.spark.table(CUSTOMERS).count()
+    expected = f"{versions:,} versions, none breaks it"
+    wrong = [f"{row.broken}: {row['rows']:,}, as {row.example}" for row in rows]
+    return Finding("; ".join(wrong) or expected, expected)
+
+
+@check(
+    6,
+    f"{CUSTOMERS} is what its set of events gives, computed at once; so the order of delivery has left no trace",
+    cause="the table was changed by hand, or bronze has grown since the last run; reset it and run again",
+)
+def _same_from_any_order(context: Context) -> Finding:
+    definition, spark = _definition(CUSTOMERS), context.spark
+    rows = spark.table(definition.source).withColumn("is_new", F.lit(True))
+    accepted = gate.accepted(gate.examined(events.distinct_events(rows), definition))
+    desired = scd2.versions(accepted, definition)
+    # Inferred members come from orders, not from events of customers; the check of orders below is about them.
+    there = spark.table(CUSTOMERS).where("NOT is_inferred").select(*desired.columns)
+    lacking, surplus = desired.exceptAll(there).count(), there.exceptAll(desired).count()
+    expected = f"{there.count():,} versions, the same ones"
+    return Finding(_listed({"versions lacking": lacking, "versions too many": surplus}) or expected, expected)
+
+
+@check(
+    6,
+    f"{PRODUCTS} has one row for each product: its newest state",
+    cause="the table was changed by hand; reset it and run again",
+)
+def _products(context: Context) -> Finding:
+    twice, stale, products = _numbers(
+        context,
+        f"""
+        WITH newest AS (
+          SELECT product_id, max(updated_at) AS newest FROM bronze.products_raw
+          WHERE _malformed IS NULL AND product_id IS NOT NULL AND category IS NOT NULL AND list_price >= 0
+          GROUP BY product_id
+        )
+        SELECT (SELECT count(*) - count(DISTINCT product_id) FROM {PRODUCTS}),
+               (SELECT count_if(NOT p.updated_at <=> n.newest)
+                FROM newest AS n FULL JOIN {PRODUCTS} AS p ON n.product_id = p.product_id),
+               (SELECT count(*) FROM {PRODUCTS})
+        """,
+    )
+    wrong = {"products more than once": twice, "products missing or not at their newest state": stale}
+    expected = f"{products:,} products at their newest state"
+    return Finding(_listed(wrong) or expected, expected)
+
+
+@check(
+    6,
+    "Every order points at the version of its customer that was valid when it was placed",
+    cause=f"{CUSTOMERS} was made anew and {ORDERS} was not run since; silver.run(spark)",
+)
+def _as_of(context: Context) -> Finding:
+    # The newest version that had begun; before the first, the first. Said once more, and otherwise, than the pipeline.
+    wrong_version, orders = _numbers(
+        context,
+        f"""
+        WITH answers AS (
+          SELECT o.order_id, any_value(o.customer_sk) AS found,
+                 coalesce(max_by(v.customer_sk, v.start_date) FILTER (WHERE v.start_date <= o.order_ts),
+                          min_by(v.customer_sk, v.start_date)) AS expected
+          FROM {ORDERS} AS o LEFT JOIN {CUSTOMERS} AS v ON o.customer_id = v.customer_id
+          GROUP BY o.order_id, o.order_ts
+        )
+        SELECT count_if(expected IS NULL OR NOT found <=> expected), count(*) FROM answers
+        """,
+    )
+    expected = f"{orders:,} orders, each with the version of its day"
+    return Finding(_listed({"orders with another version": wrong_version}) or expected, expected)
+
+
+def _numbers(context: Context, query: str) -> list[int]:
+    row = context.spark.sql(query).first()
+    assert row is not None
+    return [int(value) for value in row]
+
+
+def _listed(wrong: Mapping[str, int]) -> str:
+    return ", ".join(f"{number:,} {what}" for what, number in wrong.items() if number)
