@@ -7,8 +7,12 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 # Before anything reads the settings. The cache of jars is shared: its content is verified.
 for _name in [name for name in os.environ if name.startswith("SHOPMETRICS_") and name != "SHOPMETRICS_CACHE_DIR"]:
@@ -24,6 +28,14 @@ from shared.settings import Settings, get_settings  # noqa: E402
 def settings(tmp_path: Path) -> Settings:
     """Settings with a home that only this test uses."""
     return get_settings().model_copy(update={"home": tmp_path / "home"})
+
+
+@pytest.fixture(scope="session")
+def spark() -> SparkSession:
+    """The one engine that all Spark tests share, in the test run's own home."""
+    import shared
+
+    return shared.connect()
 
 
 @pytest.fixture(scope="session", autouse=True)

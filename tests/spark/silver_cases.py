@@ -1,0 +1,221 @@
+"""How silver's tests are told: events by one line each, histories as ``A[10,20) B[20,..)``, a shop of a few rows.
+
+``A@10`` is an event with tracked value A at instant 10; instants are minutes after midnight of 2026-01-01, UTC.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from unit.scd2_reference import Delivery, Version, delete, upsert
+
+from shared.bronze.contracts import AUDIT_COLUMNS, SOURCES
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+MIDNIGHT = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def instant(minutes: int | None) -> datetime | None:
+    """Return the instant that a number stands for."""
+    return None if minutes is None else MIDNIGHT + timedelta(minutes=minutes)
+
+
+# Histories.
+
+
+@dataclass(frozen=True)
+class Case:
+    """The history of one customer: its batches, each a list of events, and the versions that follow from them."""
+
+    batches: list[list[Delivery]]
+    versions: str
+
+    def deliveries(self, key: str) -> list[list[Delivery]]:
+        """Return the batches with this key; the first batch arrives first."""
+        return [
+            [replace(event, key=event.key and key, ingested_at=number, source_file=f"{number}.csv") for event in batch]
+            for number, batch in enumerate(self.batches, start=1)
+        ]
+
+
+NO_KEY = replace(upsert("A", 10), key=None)
+
+A5, A10, A15, A20, A30 = (upsert("A", at) for at in (5, 10, 15, 20, 30))
+B5, B10, B12, B15, B20 = (upsert("B", at) for at in (5, 10, 12, 15, 20))
+
+CASES = {
+    "01 the first event opens a version": Case([[A10]], "A[10,..)"),
+    "02 a change closes a version and opens the next": Case([[A10], [B20]], "A[10,20) B[20,..)"),
+    "03 two changes in one batch are two versions": Case([[A10, B20]], "A[10,20) B[20,..)"),
+    "04 insert, update, delete and insert in one batch": Case(
+        [[A10, B20, delete(30), upsert("C", 40)]], "A[10,20) B[20,30) C[40,..)"
+    ),
+    "05 an event without a change starts nothing": Case([[A10], [A20]], "A[10,..)"),
+    "06 a batch delivered again changes nothing": Case([[A10, B20], [A10, B20]], "A[10,20) B[20,..)"),
+    "07 a row twice in a batch counts once": Case([[A10, A10]], "A[10,..)"),
+    "08 an old event delivered again later changes nothing": Case([[A10], [B20], [A10]], "A[10,20) B[20,..)"),
+    "09 of a tie in one file the greatest values win": Case([[B10, A10]], "B[10,..)"),
+    "09 of a tie NULL is the least value": Case([[A10, upsert(None, 10)]], "A[10,..)"),
+    "09 of a tie over two batches the later arrival wins": Case([[B10], [A10]], "A[10,..)"),
+    "09 a tie is not won by being delivered again": Case([[A10], [B10], [A10]], "B[10,..)"),
+    "10 of an update and a delete at one instant the delete wins": Case([[A10, delete(10)]], ""),
+    "10 a delete wins against an update that arrives later": Case([[A5], [delete(10)], [B10]], "A[5,10)"),
+    "11 a late event before all history": Case([[A10], [B5]], "B[5,10) A[10,..)"),
+    "12 a late event inside a closed version splits it": Case(
+        [[A10], [upsert("C", 20)], [B15]], "A[10,15) B[15,20) C[20,..)"
+    ),
+    "13 several late events in one batch": Case(
+        [[A5], [B20], [upsert("X", 7), upsert("Y", 15)]], "A[5,7) X[7,15) Y[15,20) B[20,..)"
+    ),
+    "14 a late event splits a run of unchanged ones": Case(
+        [[A5], [A10], [A15], [upsert("C", 20)], [B12]], "A[5,12) B[12,15) A[15,20) C[20,..)"
+    ),
+    "15 a late event equal to its neighbour changes nothing": Case([[A10], [B20], [A15]], "A[10,20) B[20,..)"),
+    "16 a late event without a change moves the start back": Case([[A10], [B20], [A5]], "A[5,20) B[20,..)"),
+    "17 from NULL to a value is a change": Case([[upsert(None, 10)], [A20]], "NULL[10,20) A[20,..)"),
+    "18 from a value to NULL is a change": Case([[A10], [upsert(None, 20)]], "A[10,20) NULL[20,..)"),
+    "19 from NULL to NULL is none": Case([[upsert(None, 10)], [upsert(None, 20)]], "NULL[10,..)"),
+    "20 values that are equal only when joined differ": Case(
+        [[upsert("a|bc", 10)], [upsert("ab|c", 20)]], "a|bc[10,20) ab|c[20,..)"
+    ),
+    "21 a row without a key is set aside and the rest goes on": Case([[NO_KEY, A10]], "A[10,..)"),
+    "22 a row without a sequence is never current": Case([[A10, upsert("B", None)]], "A[10,..)"),
+    "22 a customer of whom only that is known has no version": Case([[upsert("B", None)]], ""),
+    "23 a delete closes the open version": Case([[A10], [delete(20)]], "A[10,20)"),
+    "23 a second delete changes nothing": Case([[A10], [delete(20)], [delete(30)]], "A[10,20)"),
+    "24 a delete of an unknown customer leaves no row": Case([[delete(5)]], ""),
+    "24 and is remembered": Case([[delete(5)], [upsert("A", 3)]], "A[3,5)"),
+    "25 an event older than a recorded delete": Case([[delete(20)], [A10]], "A[10,20)"),
+    "25 a late delete inside a version shortens it": Case([[A10], [B20], [delete(15)]], "A[10,15) B[20,..)"),
+    "26 a customer who comes back unchanged has a gap": Case([[A10], [delete(20)], [A30]], "A[10,20) A[30,..)"),
+    "26 a late event fills the gap": Case(
+        [[A10], [delete(20)], [A30], [upsert("B", 25)]], "A[10,20) B[25,30) A[30,..)"
+    ),
+    "28 a customer absent from a batch is untouched": Case([[A10], []], "A[10,..)"),
+    "29 back to an old value is a third version": Case([[A10], [B20], [A30]], "A[10,20) B[20,30) A[30,..)"),
+    "30 an untracked change starts nothing and shows everywhere": Case(
+        [[A10], [B20], [upsert("B", 30, "Bea")]], "A:Bea[10,20) B:Bea[20,..)"
+    ),
+    "30 a late untracked change does not show": Case(
+        [[A10], [upsert("A", 20, "Bea")], [upsert("A", 15, "Cid")]], "A:Bea[10,..)"
+    ),
+    "30 the newest untracked value may be NULL": Case([[A10], [upsert("A", 20, None)]], "A:NULL[10,..)"),
+    "30 a delete tells no untracked value": Case([[A10], [delete(20, "Zed")]], "A[10,20)"),
+    "32 an empty batch changes nothing": Case([[], [A10], []], "A[10,..)"),
+}
+"""What the handbook of slowly changing dimensions knows to be hard, each case a customer."""
+
+
+def key_of(case: str) -> str:
+    """Return the customer that a case is told of."""
+    return f"C-{list(CASES).index(case):03}"
+
+
+def all_deliveries() -> list[list[Delivery]]:
+    """Return the batches of all cases side by side: the first of each, the second of each, and so on."""
+    batches: dict[int, list[Delivery]] = defaultdict(list)
+    for name, case in CASES.items():
+        for number, batch in enumerate(case.deliveries(key_of(name))):
+            batches[number] += batch
+    return [batches[number] for number in sorted(batches)]
+
+
+def told(versions: Iterable[Version]) -> dict[str, str]:
+    """Return key to history, as it is written in a case; keys without a version are left out."""
+    histories: dict[str, list[str]] = defaultdict(list)
+    for one in sorted(versions, key=lambda version: (version.key, version.start)):
+        name = "" if one.untracked == "Ann" else f":{_text(one.untracked)}"
+        histories[one.key].append(f"{_text(one.tracked)}{name}[{one.start},{'..' if one.end is None else one.end})")
+    return {key: " ".join(history) for key, history in histories.items()}
+
+
+def versions_in(frame: DataFrame) -> list[Version]:
+    """Return the rows of the customer dimension, instants as numbers again."""
+    rows = frame.selectExpr(
+        "customer_id",
+        "concat_ws('|', city, state) AS tracked",
+        "city IS NULL AS is_null",
+        "first_name",
+        *(
+            f"timestampdiff(MINUTE, TIMESTAMP '{MIDNIGHT:%Y-%m-%d}', {name}) AS {name}"
+            for name in ("start_date", "end_date")
+        ),
+    ).collect()
+    return [
+        Version(row.customer_id, None if row.is_null else row.tracked, row.first_name, row.start_date, row.end_date)
+        for row in rows
+    ]
+
+
+def _text(value: str | None) -> str:
+    return "NULL" if value is None else value
+
+
+# Rows of bronze.
+
+CUSTOMER = {
+    "first_name": "Ann", "last_name": "Lee", "email": "ann@shop.test", "phone": None, "address": None, "city": "Oslo",
+    "state": None, "postal_code": None, "country": "Norway", "segment": None, "signup_date": MIDNIGHT.date(),
+    "is_deleted": False,
+}  # fmt: skip
+PRODUCT = {"product_name": "Kettle", "category": "Home", "brand": "Acme", "list_price": "10.00", "is_active": True}
+ORDER = {"quantity": 2, "unit_price": "10.00", "discount_pct": "0.00", "status": "pending", "payment_method": "card"}
+
+
+def customer(key: str | None, at: int | None, **values: Any) -> dict[str, Any]:
+    """Return a row of bronze.customers_raw: what is known of a customer from this instant on."""
+    return {"source": "customers", "customer_id": key, "updated_at": instant(at)} | CUSTOMER | values
+
+
+def product(key: str | None, at: int | None, **values: Any) -> dict[str, Any]:
+    """Return a row of bronze.products_raw."""
+    return {"source": "products", "product_id": key, "updated_at": instant(at)} | PRODUCT | values
+
+
+def order(
+    key: str | None, by: str | None, at: int | None, of: str | None = "P-1", updated: int | None = None, **values: Any
+) -> dict[str, Any]:
+    """Return a row of bronze.orders_raw: an order by a customer, of a product, at an instant."""
+    told_at = instant(at if updated is None else updated)
+    given = {"order_id": key, "customer_id": by, "product_id": of, "order_ts": instant(at), "updated_at": told_at}
+    return {"source": "orders"} | given | ORDER | values
+
+
+def as_customer(event: Delivery) -> dict[str, Any]:
+    """Return an event of a history as a row of bronze.customers_raw."""
+    city, _, state = (event.tracked or "").partition("|")
+    row = customer(
+        event.key,
+        event.sequence,
+        first_name=event.untracked,
+        city=None if event.tracked is None else city,
+        state=state or None,
+        is_deleted=event.deleted,
+    )
+    return arrived(row, event.ingested_at, event.source_file)
+
+
+def arrived(row: dict[str, Any], batch: int, file: str | None = None) -> dict[str, Any]:
+    """Return the row as delivered by a batch; of two batches the one with the greater number arrives later."""
+    given = {"source_file": file or f"{batch}.csv", "ingested_at": MIDNIGHT + timedelta(days=batch, hours=2)}
+    return row | given | {"batch_id": f"{MIDNIGHT + timedelta(days=batch - 1):%Y-%m-%d}"}
+
+
+def bronze_frame(spark: SparkSession, source: str, rows: Iterable[dict[str, Any]]) -> DataFrame:
+    """Return these rows as a frame with the columns of the source's bronze table."""
+    contract = SOURCES[source]
+    columns = [*contract.columns, *AUDIT_COLUMNS]
+    # Decimals are given as text, which is exact.
+    schema = ", ".join(
+        f"`{column.name}` {'STRING' if column.type.startswith('DECIMAL') else column.type}" for column in columns
+    )
+    values = [tuple(row.get(column.name) for column in columns) for row in rows]
+    return spark.createDataFrame(values, schema).selectExpr(
+        *(f"CAST(`{column.name}` AS {column.type}) AS `{column.name}`" for column in columns)
+    )
