@@ -48,6 +48,8 @@ DAYS = (
     Day(2, "project_tour", "Project tour", week=1, minutes=30),
     Day(3, "generate_customers_orders", "Generators: customers and orders", week=1, minutes=60),
     Day(4, "bronze", "Products and bronze", week=1, minutes=75),
+    Day(5, "silver_framework", "Silver framework", week=1, minutes=75),
+    Day(6, "scd2", "SCD type 2", week=1, minutes=90),
 )
 """Every day that is built, in order."""
 

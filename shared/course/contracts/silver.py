@@ -281,7 +281,7 @@ def _law_1(context: Context) -> Finding:
 
 @check(
     6,
-    f"{CUSTOMERS} is what its set of events gives, computed at once; so the order of delivery has left no trace",
+    f"{CUSTOMERS} is the same from any order of delivery: it equals the history of its set of events",
     cause="the table was changed by hand, or bronze has grown since the last run; reset it and run again",
 )
 def _same_from_any_order(context: Context) -> Finding:
