@@ -6,7 +6,7 @@ import json
 import sys
 from dataclasses import asdict
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,6 +14,10 @@ from rich.table import Table
 
 from shared.errors import ShopMetricsError
 from shared.settings import PREFIX, Settings, get_settings
+
+if TYPE_CHECKING:
+    from shared.bronze import Ingested
+    from shared.run_log import TableRun
 
 app = typer.Typer(
     help="Build and run the ShopMetrics lakehouse.",
@@ -32,6 +36,7 @@ class Layer(StrEnum):
     """A layer that the pipeline can run alone."""
 
     bronze = "bronze"
+    silver = "silver"
 
 
 def main() -> None:
@@ -169,20 +174,42 @@ def generate(
     typer.echo(f"in {values.raw}")
 
 
-@pipeline_app.command("run", epilog="Example: `shopmetrics pipeline run --layer bronze`")
+@pipeline_app.command("run", epilog="Example: `shopmetrics pipeline run --layer silver`")
 def pipeline_run(
-    layer: Annotated[Layer, typer.Option(help="The layer to run.")] = Layer.bronze, as_json: Json = False
+    layer: Annotated[Layer | None, typer.Option(help="Run this layer alone. Default: all, in order.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Make silver from all of bronze, not only what is new.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Ingest every new file of the landing volume into bronze."""
+    """Ingest every new file into bronze, and bring silver up to it."""
     import shared
-    from shared import bronze
+    from shared import bronze, silver
+    from shared.run_log import GOOD
 
     spark = shared.connect()
-    with Console(stderr=True).status("ingesting"):
-        results = bronze.ingest(spark)
+    progress = Console(stderr=True, highlight=False)
+    ingested: list[bronze.Ingested] = []
+    made: list[TableRun] = []
+    if layer in (None, Layer.bronze):
+        with progress.status("bronze: ingesting"):
+            ingested = bronze.ingest(spark)
+        if not as_json:
+            _print_ingested(ingested)
+    if layer in (None, Layer.silver):
+        with progress.status("silver: reading what is new") as status:
+
+            def told(table: TableRun) -> None:
+                status.update(f"silver: {table.table_name} {table.status}")
+
+            made = silver.run(spark, full=full, on_end=told)
+        if not as_json:
+            _print_made(made)
     if as_json:
-        _print_json([asdict(result) for result in results])
-        return
+        _print_json([*map(asdict, ingested), *map(asdict, made)])
+    if any(table.status not in GOOD for table in made):
+        raise typer.Exit(1)
+
+
+def _print_ingested(results: list[Ingested]) -> None:
     if not any(get_settings().raw.glob("*/*/*.csv")):
         typer.echo(f"no files in {get_settings().raw}; `shopmetrics generate` writes the shop's")
     table = _table("table", "files", "rows", "malformed", "version", numbers=(1, 2, 3, 4))
@@ -193,6 +220,24 @@ def pipeline_run(
     for result in results:
         for file, columns in result.extra_columns.items():
             typer.echo(f"kept aside in _extra: {', '.join(columns)} of {file}")
+
+
+def _print_made(runs: list[TableRun]) -> None:
+    table = _table(
+        "table", "status", "rows in", "quarantined", "duplicates", "changed", "version", "seconds",
+        numbers=(2, 3, 4, 5, 6, 7),
+    )  # fmt: skip
+    for run in runs:
+        counts = (run.rows_read, run.rows_quarantined, run.rows_duplicate, run.rows_changed)
+        version = "" if run.to_version is None else str(run.to_version)
+        table.add_row(run.table_name, run.status, *(f"{count:,}" for count in counts), version, f"{run.seconds:.1f}")
+    _print(table)
+    for run in runs:
+        for dependency in run.dependencies:
+            typer.echo(f"{run.table_name} needs {dependency}")
+        if run.reason:
+            prefix = "" if run.error else "everything was read: "
+            typer.echo(f"{run.table_name}: {prefix}{run.reason}")
 
 
 @app.command(epilog="Example: `shopmetrics course --from 3 --through 4`")
@@ -262,22 +307,29 @@ def sql(
 
 @app.command(epilog="Example: `shopmetrics reset bronze.orders_raw`")
 def reset(
-    table: Annotated[str | None, typer.Argument(help="A bronze table; leave out for everything.")] = None,
+    table: Annotated[str | None, typer.Argument(help="A bronze or silver table; leave out for everything.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Remove a bronze table with its checkpoint, or everything a run has made in this home."""
+    """Remove a table with what belongs to it, so that the next run makes it anew; or everything in this home."""
     import shared
-    from shared import bronze
+    from shared import bronze, metadata, silver
 
     values = get_settings()
     if table:
         sources = {source.bronze_table: name for name, source in bronze.SOURCES.items()}
-        if table not in sources:
-            raise ShopMetricsError(f"{table} cannot be reset alone. Tables that can: {', '.join(sources)}.")
+        targets = [definition.target for definition in metadata.declared()]
+        if table not in (*sources, *targets):
+            raise ShopMetricsError(
+                f"{table} cannot be reset alone. Tables that can: {', '.join((*sources, *targets))}."
+            )
+        with_it = "its checkpoint" if table in sources else "its rows in the quarantine"
         if not yes:
-            typer.confirm(f"Remove {table} and its checkpoint? Its files in {values.raw} stay.", abort=True)
-        bronze.reset(shared.connect(), sources[table])
-        typer.echo(f"{table} removed; the next run ingests its files again")
+            typer.confirm(f"Remove {table} and {with_it}? What it was made from stays.", abort=True)
+        if table in sources:
+            bronze.reset(shared.connect(), sources[table])
+        else:
+            silver.reset(shared.connect(), table)
+        typer.echo(f"{table} removed; the next run makes it anew")
         return
     if not yes:
         typer.confirm(f"Remove files, tables and checkpoints in {values.home}?", abort=True)

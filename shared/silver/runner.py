@@ -403,9 +403,8 @@ class _Runner:
         examined = changes.kept(events.in_question(examined, definition))
         self._count_and_set_aside(work, examined, dimensions, touched=None)
 
-        passed, found = Observation(), Observation()
         desired = (
-            self._desired(definition, once.observe(passed, F.count(F.lit(1)).alias("rows")), single=True)
+            self._desired(definition, once, single=True)
             .withColumn("is_single", F.lit(True))
             .unionByName(
                 self._desired(definition, gate.accepted(examined), single=False).withColumn("is_single", F.lit(False))
@@ -413,6 +412,7 @@ class _Runner:
         )
         if definition.kind == "fact":
             unknown = F.count_if(F.col("is_unknown") & F.col("is_single")).alias("is_early")
+            found = Observation()
             desired = facts.looked_up(desired, definition, dimensions, also=("is_single",))
             desired = desired.observe(found, *_lookup_counts(), unknown).select(*facts.column_order(definition))
         else:
@@ -420,7 +420,7 @@ class _Runner:
             if definition.kind == "scd2" and definition.target in self.states:
                 desired = self._with_inferred(desired, definition)
         self._overwrite(work, desired)
-        single = int(passed.get["rows"])
+        single = rows.count() - others.count()
         work.counts["rows_read"] += single
         work.counts["accepted"] += single
         if definition.kind == "fact":
