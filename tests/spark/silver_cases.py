@@ -13,10 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from unit.scd2_reference import Delivery, Version, delete, upsert
 
+from shared import bronze, catalog, silver
 from shared.bronze.contracts import AUDIT_COLUMNS, SOURCES
+from shared.settings import Settings, get_settings
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
+
+    from shared.run_log import TableRun
 
 MIDNIGHT = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -219,3 +223,133 @@ def bronze_frame(spark: SparkSession, source: str, rows: Iterable[dict[str, Any]
     return spark.createDataFrame(values, schema).selectExpr(
         *(f"CAST(`{column.name}` AS {column.type}) AS `{column.name}`" for column in columns)
     )
+
+
+# A shop: its bronze, its runs, and what silver holds.
+
+SILVER = ("silver.dim_customers", "silver.dim_products", "silver.orders_clean")
+
+
+class Shop:
+    """A few rows of bronze, silver's runs over them, and what the tables hold afterwards."""
+
+    def __init__(self, spark: SparkSession, home: Settings | None = None) -> None:
+        self.spark = spark
+        self.home = home or get_settings()
+
+    def clear(self) -> None:
+        """Remove every table."""
+        for table in catalog.tables(self.spark):
+            catalog.drop_table(self.spark, table, self.home)
+
+    def deliver(self, *rows: dict[str, Any]) -> None:
+        """Add these rows to bronze; those that do not say how they arrived came with the first batch."""
+        by_source: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for row in rows:
+            by_source[row["source"]].append(row if "source_file" in row else arrived(row, 1))
+        for name, contract in SOURCES.items():
+            bronze.create_table(self.spark, contract)
+            if by_source[name]:
+                bronze_frame(self.spark, name, by_source[name]).coalesce(1).writeTo(contract.bronze_table).append()
+
+    def run(self, **how: Any) -> dict[str, TableRun]:
+        """Run silver; return what was done to each table, by table."""
+        return {run.table_name: run for run in silver.run(self.spark, settings=self.home, **how)}
+
+    def delivered_and_run(self, *rows: dict[str, Any], **how: Any) -> dict[str, TableRun]:
+        """Deliver rows, run silver."""
+        self.deliver(*rows)
+        return self.run(**how)
+
+    def rows(self, query: str) -> list[Any]:
+        """Return the rows of a query."""
+        return self.spark.sql(query).collect()
+
+    def contents(self, *tables: str) -> dict[str, list[str]]:
+        """Return every row of these tables as text, in a fixed order, and of the quarantine what is set aside now."""
+        queries = {table: f"SELECT * FROM {table}" for table in tables or SILVER}
+        queries["silver.quarantine"] = (
+            "SELECT * EXCEPT (run_id, released_by) FROM silver.quarantine WHERE released_by IS NULL"
+        )
+        return {
+            table: sorted(
+                row.text
+                for row in self.spark.sql(query)
+                .selectExpr("to_json(struct(*), map('ignoreNullFields', 'false')) AS text")
+                .collect()
+            )
+            for table, query in queries.items()
+        }
+
+    def versions(self) -> dict[str, int]:
+        """Return the Delta version of each silver table."""
+        return {table: catalog.version(self.spark, table) for table in catalog.tables(self.spark, ("silver",))}
+
+    def pointing(self, table: str = "silver.orders_clean") -> dict[str, int | None]:
+        """Return order to start of the customer's version that it points at, None for an inferred member.
+
+        An order that points at no version, or at several, is an error.
+        """
+        found = self.rows(
+            f"""
+            SELECT order_id, count(v.customer_sk) AS versions, any_value(v.is_inferred) AS is_inferred,
+                any_value(timestampdiff(MINUTE, TIMESTAMP '{MIDNIGHT:%Y-%m-%d}', start_date)) AS start
+            FROM {table} o LEFT JOIN silver.dim_customers v USING (customer_sk) GROUP BY order_id"""
+        )
+        assert [row.order_id for row in found if row.versions != 1] == []
+        return {row.order_id: None if row.is_inferred else row.start for row in found}
+
+    def quality(self, run: TableRun) -> dict[str, int]:
+        """Return rule to how many new rows broke it in a run, without those that none broke."""
+        return {
+            row.rule: row.rows_failed
+            for row in self.rows(
+                f"SELECT rule, rows_failed FROM ops.quality_results WHERE run_id = '{run.run_id}' "
+                f"AND table_name = '{run.table_name}' AND rows_failed > 0"
+            )
+        }
+
+    def broken_laws(self) -> list[str]:
+        """Return which of the laws 1 and 2 do not hold, with the number of rows that break them."""
+        tracked = "struct(email, phone, address, city, state, postal_code, country, segment)"
+        parts = [
+            f"SELECT '{law}' AS law, count(*) AS broken FROM ({rows})"
+            for law, rows in {
+                "one open row a customer": "SELECT 1 FROM c WHERE is_current GROUP BY customer_id HAVING count(*) > 1",
+                "a version has a length": "SELECT 1 FROM c WHERE start_date >= end_date",
+                "no overlap": "SELECT 1 FROM c WHERE next_start < coalesce(end_date, TIMESTAMP '9999-01-01')",
+                "current is open": "SELECT 1 FROM c WHERE is_current <> (end_date IS NULL)",
+                "neighbours differ": "SELECT 1 FROM c WHERE next_start = end_date AND next_tracked <=> tracked",
+                "it ends by a change or a closed account": (
+                    "SELECT 1 FROM c LEFT ANTI JOIN bronze.customers_raw b ON b.is_deleted "
+                    "AND b.customer_id = c.customer_id AND b.updated_at = c.end_date "
+                    "WHERE end_date IS NOT NULL AND NOT end_date <=> next_start"
+                ),
+                "an inferred member is alone": (
+                    "SELECT 1 FROM c GROUP BY customer_id HAVING bool_or(is_inferred) AND count(*) > 1"
+                ),
+                "every order once": "SELECT 1 FROM silver.orders_clean GROUP BY order_id HAVING count(*) > 1",
+                "every order is a fact or set aside": (
+                    "SELECT order_id FROM bronze.orders_raw WHERE order_id IS NOT NULL EXCEPT "
+                    "(SELECT order_id FROM silver.orders_clean UNION SELECT business_key FROM silver.quarantine "
+                    "WHERE table_name = 'silver.orders_clean' AND released_by IS NULL)"
+                ),
+                "every order points at a version of its customer": (
+                    "SELECT 1 FROM silver.orders_clean o LEFT ANTI JOIN c "
+                    "ON o.customer_sk = c.customer_sk AND o.customer_id = c.customer_id"
+                ),
+                "in = accepted + quarantined + duplicates": (
+                    "SELECT 1 FROM ops.run_log WHERE rows_read <> rows_accepted + rows_quarantined + rows_duplicate"
+                ),
+            }.items()
+        ]
+        found = self.rows(
+            f"""
+            WITH c AS (
+                SELECT *, lead(start_date) OVER w AS next_start, lead(tracked) OVER w AS next_tracked
+                FROM (SELECT *, {tracked} AS tracked FROM silver.dim_customers)
+                WINDOW w AS (PARTITION BY customer_id ORDER BY start_date)
+            ) {" UNION ALL ".join(parts)}"""
+        )
+        assert len(found) == len(parts)
+        return [f"{row.law}: {row.broken} rows" for row in found if row.broken]

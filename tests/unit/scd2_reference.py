@@ -101,3 +101,15 @@ def _story(key: str, events: list[Delivery]) -> list[Version]:
             rows[-1] = replace(rows[-1], end=event.sequence)
             rows.append(Version(key, event.tracked, None, event.sequence, None))
     return [replace(row, untracked=name) for row in rows]
+
+
+def version_at(found: Iterable[Version], key: str, at: int) -> int | None:
+    """Return the start of the version that a fact at this instant belongs to; None if the key has no version.
+
+    The greatest start that is not after the fact; before the first version, the first.
+    """
+    starts = sorted(version.start for version in found if version.key == key)
+    begun = [start for start in starts if start <= at]
+    if begun:
+        return begun[-1]
+    return starts[0] if starts else None

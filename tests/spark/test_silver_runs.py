@@ -1,0 +1,601 @@
+"""Silver told as runs: what is delivered, what a run does, what is in the tables afterwards."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+
+import pytest
+from spark.silver_cases import (
+    CASES,
+    all_deliveries,
+    arrived,
+    as_customer,
+    customer,
+    instant,
+    key_of,
+    order,
+    product,
+    told,
+    versions_in,
+)
+from unit import scd2_reference as reference
+
+from shared import catalog, metadata, silver
+from shared.errors import MetadataError
+
+DIMENSION, PRODUCTS, FACT = "silver.dim_customers", "silver.dim_products", "silver.orders_clean"
+
+
+# Order and cut of delivery decide nothing.
+
+
+def test_every_history_grows_batch_by_batch_as_the_reference_says(spark, shop):
+    seen: list[reference.Delivery] = []
+    for batch in all_deliveries():
+        seen += batch
+        run = shop.delivered_and_run(*map(as_customer, batch), tables=[DIMENSION])[DIMENSION]
+        assert run.status == "succeeded"
+        assert run.rows_read == len(batch) == run.rows_accepted + run.rows_quarantined + run.rows_duplicate
+        assert told(versions_in(spark.table(DIMENSION))) == told(reference.versions(seen))
+    expected = {key_of(case): CASES[case].versions for case in CASES if CASES[case].versions}
+    assert told(versions_in(spark.table(DIMENSION))) == expected
+
+
+INSTANTS = (1, 5, 7, 10, 12, 15, 20, 25, 30, 45)
+
+
+def the_story() -> list[dict]:
+    """Return the customers of all cases, orders of each at every instant that matters, and products that change."""
+    rows = [as_customer(event) for batch in all_deliveries() for event in batch]
+    customers = sorted({key_of(case) for case in CASES} | {"C-nobody"})
+    for number, who in enumerate(customers):
+        for at in INSTANTS:
+            key = f"O-{who}-{at}"
+            rows.append(arrived(order(key, who, at, of=f"P-{number % 3}", status="pending"), number % 3 + 1))
+            if at % 2:
+                later = order(key, who, at, of=f"P-{number % 3}", updated=at + 50, status="shipped")
+                rows.append(arrived(later, (number + at) % 3 + 1))
+    rows += [
+        arrived(product("P-0", 1), 1),
+        arrived(product("P-0", 9, category="Garden", list_price="11.00"), 2),
+        arrived(product("P-0", 5, category="Toys"), 3),
+        arrived(product("P-1", 1), 3),
+        arrived(product("P-2", 2, category="Books"), 2),
+        arrived(product("P-2", 2, category="Music"), 2, "b.csv"),
+        arrived(product("P-3", 3, category=None), 1),
+        arrived(product("P-4", 3, list_price="-1.00"), 1),
+        arrived(product(None, 3), 1),
+        arrived(order("O-bad", "C-001", 10, quantity=0), 1),
+        arrived(order("O-mended", "C-001", 10, quantity=0), 1),
+        arrived(order("O-mended", "C-001", 10, updated=11, quantity=3), 2),
+        arrived(order("O-spoilt", "C-001", 10, quantity=3), 1),
+        arrived(order("O-spoilt", "C-001", 10, updated=11, status="lost"), 2),
+        arrived(order("O-of-nothing", "C-001", 10, of="P-nothing"), 1),
+        arrived(order("O-later-of-nothing", "C-001", 10, of="P-0"), 1),
+        arrived(order("O-later-of-nothing", "C-001", 10, of="P-nothing", updated=11), 2),
+        arrived(order("O-tie", "C-001", 10, status="shipped"), 1),
+        arrived(order("O-tie", "C-001", 10, status="cancelled"), 2),
+        arrived(order("O-by-nobody-known", None, 10), 1),
+        arrived(order("O-never", "C-001", None), 1),
+        arrived(order(None, "C-001", 10), 2),
+        arrived(customer("C-spoilt", 10, email="no address"), 1),
+        arrived(customer("C-spoilt", 20, email=None), 2),
+        arrived(order("O-spoilt-customer", "C-spoilt", 15), 2),
+        arrived(order("O-line", "C-001", 10) | {"_malformed": "O-line,C-001,too few"}, 1),
+    ]
+    return rows
+
+
+def deliveries_of(rows: list[dict]) -> dict[str, list[list[dict]]]:
+    """Return ways in which the same rows may be cut into runs."""
+    by_batch = [[row for row in rows if row["batch_id"] == batch] for batch in sorted({r["batch_id"] for r in rows})]
+    chance = random.Random(7)
+    told_already: list[dict] = []
+    with_repeats = []
+    for number, batch in enumerate(by_batch):
+        again = [arrived(row, 20 + number) for row in chance.sample(told_already, len(told_already) // 3)]
+        with_repeats.append([*batch, *again])
+        told_already += batch
+    return {
+        "all at once": [rows],
+        "batch by batch, with re-deliveries": with_repeats,
+        "the last batch first": by_batch[::-1],
+        "facts before their dimensions": [
+            [row for row in rows if row["source"] == source] for source in ("orders", "customers", "products")
+        ],
+    }
+
+
+def test_the_same_events_make_the_same_tables_however_they_are_delivered(spark, shop):
+    rows = the_story()
+    contents = {}
+    for way, runs in deliveries_of(rows).items():
+        shop.clear()
+        for batch in runs:
+            done = shop.delivered_and_run(*batch)
+            assert {run.status for run in done.values()} <= {"succeeded", "unchanged"}, done
+            assert shop.broken_laws() == [], way
+        contents[way] = shop.contents()
+        before = shop.versions()
+        again = shop.run()
+        assert {run.status for run in again.values()} == {"unchanged"}, (way, again)
+        assert shop.versions() == before, way
+
+        delivered = sum(len(batch) for batch in runs)
+        (read,) = shop.rows("SELECT sum(rows_read) AS n FROM ops.run_log")
+        assert read.n == delivered, way
+    first = contents.pop("all at once")
+    for way, found in contents.items():
+        for table in first:
+            assert found[table] == first[table], f"{table}, delivered {way}"
+
+    dimension = reference.versions(event for batch in all_deliveries() for event in batch)
+    pointing = shop.pointing()
+    for case in CASES:
+        for at in INSTANTS:
+            wanted = reference.version_at(dimension, key_of(case), at)
+            assert pointing[f"O-{key_of(case)}-{at}"] == wanted, f"order at {at} by the customer of case {case}"
+    facts = {row.order_id: row for row in shop.rows(f"SELECT * FROM {FACT}")}
+    assert len(facts) == (len(CASES) + 1) * len(INSTANTS) + 5
+    assert {facts[f"O-{key_of(case)}-5"].status for case in CASES} == {"shipped"}
+    assert facts["O-mended"].quantity == 3
+    assert facts["O-spoilt"].status == "pending"
+    assert facts["O-tie"].status == "cancelled"
+    assert facts["O-later-of-nothing"].product_id == "P-0"
+    assert pointing["O-spoilt-customer"] is None
+    products = {row.product_id: (row.category, str(row.list_price)) for row in shop.rows(f"SELECT * FROM {PRODUCTS}")}
+    assert products == {"P-0": ("Garden", "11.00"), "P-1": ("Home", "10.00"), "P-2": ("Music", "10.00")}
+    aside = {
+        (row.business_key, row.rule)
+        for row in shop.rows("SELECT business_key, rule FROM silver.quarantine WHERE released_by IS NULL")
+    }
+    assert aside == {
+        (None, "customer_id_is_not_null"),
+        (key_of("22 a row without a sequence is never current"), "updated_at_is_not_null"),
+        (key_of("22 a customer of whom only that is known has no version"), "updated_at_is_not_null"),
+        ("C-spoilt", "email_is_valid"),
+        ("C-spoilt", "email_is_not_null"),
+        ("P-3", "category_is_not_null"),
+        ("P-4", "list_price_is_not_negative"),
+        (None, "product_id_is_not_null"),
+        ("O-bad", "quantity_is_positive"),
+        ("O-mended", "quantity_is_positive"),
+        ("O-spoilt", "status_is_known"),
+        ("O-of-nothing", "product_id_is_known"),
+        ("O-later-of-nothing", "product_id_is_known"),
+        ("O-by-nobody-known", "customer_id_is_not_null"),
+        ("O-never", "updated_at_is_not_null"),
+        (None, "order_id_is_not_null"),
+        ("O-line", "line_is_well_formed"),
+    }
+
+
+# Facts follow their dimensions.
+
+
+def test_a_fact_takes_the_version_of_its_instant_and_is_counted_where_there_is_none(shop):
+    run = shop.delivered_and_run(
+        product("P-1", 1),
+        customer("C-1", 10, city="Oslo"), customer("C-1", 20, city="Rome"),
+        customer("C-1", 30, is_deleted=True), customer("C-1", 40, city="Rome"),
+        order("F1: on the boundary", "C-1", 20),
+        order("F2: before the first version", "C-1", 5),
+        order("F3: of an unknown customer", "C-2", 20),
+        order("F5: in the gap of a closed account", "C-1", 35),
+        order("on the end of the last version before the gap", "C-1", 30),
+        order("an instant before the boundary", "C-1", 19),
+    )[FACT]  # fmt: skip
+    assert shop.pointing() == {
+        "F1: on the boundary": 20,
+        "F2: before the first version": 10,
+        "F3: of an unknown customer": None,
+        "F5: in the gap of a closed account": 20,
+        "on the end of the last version before the gap": 20,
+        "an instant before the boundary": 10,
+    }
+    assert (run.rows_read, run.rows_accepted, run.rows_inserted) == (6, 6, 6)  # F7
+    assert shop.quality(run) == {
+        "customer_id_is_known": 1, "customer_id_had_begun_at_order_ts": 1, "customer_id_was_open_at_order_ts": 2,
+    }  # fmt: skip
+    (inferred,) = shop.rows(f"SELECT * FROM {DIMENSION} WHERE is_inferred")
+    given = {name: value for name, value in inferred.asDict().items() if value is not None}
+    assert given.pop("start_date").isoformat() == "1900-01-01T00:00:00"
+    assert given.pop("customer_sk") == shop.rows("SELECT xxhash64('C-2', TIMESTAMP '1900-01-01') AS k")[0].k
+    assert given == {"customer_id": "C-2", "is_current": True, "is_inferred": True}
+    assert shop.broken_laws() == []
+
+
+def test_a_fact_is_resolved_again_when_its_dimension_learns_more(shop):
+    """F3, F4, F6, the late product and the moved category, each in the run that brings the news."""
+    shop.delivered_and_run(
+        product("P-1", 1), customer("C-1", 10), customer("C-1", 20, city="Rome"),
+        order("O-early", "C-9", 15), order("O-8", "C-1", 8), order("O-12", "C-1", 12), order("O-17", "C-1", 17),
+        order("O-25", "C-1", 25), order("O-late-product", "C-1", 25, of="P-9"),
+    )  # fmt: skip
+    assert shop.pointing() == {"O-early": None, "O-8": 10, "O-12": 10, "O-17": 10, "O-25": 20}
+
+    # F4: the customer arrives. F6 by case 12: a late change inside a version.
+    done = shop.delivered_and_run(arrived(customer("C-9", 10), 2), arrived(customer("C-1", 15, city="Bern"), 2))
+    assert shop.pointing() == {"O-early": 10, "O-8": 10, "O-12": 10, "O-17": 15, "O-25": 20}
+    assert shop.rows(f"SELECT 1 FROM {DIMENSION} WHERE is_inferred") == []
+    assert done[FACT].rows_changed == done[FACT].rows_updated == 2, "the orders that the news concerns, and no others"
+    assert shop.quality(done[DIMENSION]) == {"updated_at_is_in_order": 1}
+
+    # F6 by case 16: an event without a change moves the first start back. The product arrives, and releases its order.
+    done = shop.delivered_and_run(arrived(customer("C-1", 7), 3), arrived(product("P-9", 1, category="Toys"), 3))
+    assert shop.pointing() == {"O-early": 10, "O-8": 7, "O-12": 7, "O-17": 15, "O-25": 20, "O-late-product": 20}
+    assert (done[FACT].rows_released, done[FACT].rows_inserted, done[FACT].rows_updated) == (1, 1, 2)
+    (released,) = shop.rows("SELECT * FROM silver.quarantine")
+    assert (released.business_key, released.released_by) == ("O-late-product", done[FACT].run_id)
+
+    # A column of a type 1 dimension is as it is now. A price that nobody joins resolves nothing again.
+    before = shop.versions()
+    done = shop.delivered_and_run(arrived(product("P-9", 50, category="Toys", list_price="99.00"), 4))
+    assert (done[PRODUCTS].rows_updated, done[FACT].rows_changed) == (1, 0)
+    assert shop.versions() == before | {PRODUCTS: before[PRODUCTS] + 1}
+    done = shop.delivered_and_run(arrived(product("P-9", 60, category="Games"), 5))
+    assert [row.order_id for row in shop.rows(f"SELECT order_id FROM {FACT} WHERE category = 'Games'")] == [
+        "O-late-product"
+    ]
+    assert done[FACT].rows_updated == 1
+
+    # A customer who turns out never to have been: a delete at the instant of the only event.
+    done = shop.delivered_and_run(arrived(customer("C-9", 10, is_deleted=True), 6))
+    assert shop.pointing()["O-early"] is None
+    assert shop.broken_laws() == []
+    everything = shop.contents()
+    shop.run(full=True)
+    assert shop.contents() == everything
+
+
+# Running again.
+
+
+def test_running_again_or_on_the_same_news_changes_nothing(shop):
+    news = (
+        product("P-1", 1), customer("C-1", 10), customer("C-1", 20, city="Rome"), order("O-1", "C-1", 15),
+        order("O-2", "C-2", 15), order("O-3", "C-1", 15, quantity=0), order("O-4", "C-1", 15, of="P-9"),
+        customer(None, 10), customer("C-3", None),
+    )  # fmt: skip
+    first = shop.delivered_and_run(*news)
+    assert {run.reason for run in first.values()} == {"first run"}
+    before, versions = shop.contents(), shop.versions()
+
+    assert {run.status for run in shop.run().values()} == {"unchanged"}
+    assert shop.versions() == versions
+
+    # The same rows in a later file. They are read, and counted as duplicates.
+    again = shop.delivered_and_run(*(arrived(row, 2) for row in news))
+    assert {run.reason for run in again.values()} == {""}
+    for table, run in again.items():
+        assert run.rows_read == run.rows_duplicate == first[table].rows_read
+        assert run.rows_changed == run.rows_released == run.rows_accepted == run.rows_quarantined == 0
+        assert shop.quality(run)["row_is_not_a_duplicate"] == run.rows_read
+    assert shop.versions() == versions
+    # An event without a change, of a known thing, is read and accepted, and changes nothing either.
+    unchanged = shop.delivered_and_run(arrived(customer("C-1", 30, city="Rome"), 3))[DIMENSION]
+    assert (unchanged.rows_accepted, unchanged.rows_changed) == (1, 0)
+    assert shop.versions() == versions
+
+    full = shop.run(full=True)
+    assert {(run.status, run.reason) for run in full.values()} == {("succeeded", "full run asked for")}
+    assert shop.contents() == before
+    assert {run.status for run in shop.run().values()} == {"unchanged"}
+
+
+def test_what_was_dropped_or_declared_otherwise_is_made_anew_and_says_why(spark, shop):
+    rows = (
+        product("P-1", 1), customer("C-1", 10), customer("C-1", 20, city="Rome"), order("O-1", "C-1", 15),
+        order("O-2", "C-2", 15), order("O-3", "C-1", 25, discount_pct="100.00"), order("O-4", "C-1", 15, of="P-9"),
+    )  # fmt: skip
+    shop.delivered_and_run(*rows)
+    before = shop.contents()
+
+    catalog.drop_table(spark, FACT)
+    done = shop.run()
+    assert done[FACT].reason == f"{FACT} is not the table that the last run left"
+    assert {done[DIMENSION].status, done[PRODUCTS].status} == {"unchanged"}
+    assert shop.contents() == before
+
+    catalog.drop_table(spark, DIMENSION)
+    done = shop.run()
+    assert done[DIMENSION].reason == f"{DIMENSION} is not the table that the last run left"
+    assert done[FACT].reason == f"{DIMENSION} is not the table that the last run read"
+    assert shop.contents() == before
+
+    catalog.drop_table(spark, "bronze.customers_raw")
+    shop.deliver(*(row for row in rows if row["source"] == "customers"))
+    done = shop.run()
+    assert done[DIMENSION].reason == "bronze.customers_raw is not the table that the last run read"
+    assert shop.contents() == before
+
+    stricter = declared_with(
+        FACT, rules=[{"name": "something_is_paid", "expect_or_quarantine": "discount_pct < 100", "limit": "under 100"}]
+    )
+    done = shop.run(definitions=stricter)
+    assert (done[FACT].status, done[FACT].reason) == ("succeeded", "its definition has changed")
+    assert {done[DIMENSION].status, done[PRODUCTS].status} == {"unchanged"}
+    assert [row.order_id for row in shop.rows(f"SELECT order_id FROM {FACT} ORDER BY 1")] == ["O-1", "O-2"]
+    (aside,) = shop.rows("SELECT * FROM silver.quarantine WHERE rule = 'something_is_paid'")
+    assert (aside.business_key, aside.reason) == ("O-3", "discount_pct = 100.00: expected under 100")
+
+    done = shop.run()
+    assert done[FACT].reason == "its definition has changed"
+    assert shop.contents() == before
+
+    silver.reset(spark, PRODUCTS)
+    done = shop.run()
+    assert done[PRODUCTS].reason == f"{PRODUCTS} is not the table that the last run left"
+    assert shop.contents() == before
+    assert {run.status for run in shop.run().values()} == {"unchanged"}
+
+
+def test_a_column_that_becomes_tracked_leaves_inferred_members_in_place(shop):
+    shop.delivered_and_run(
+        product("P-1", 1), customer("C-1", 10), customer("C-1", 20, last_name="Roe"),
+        order("O-1", "C-1", 25), order("O-2", "C-2", 15),
+    )  # fmt: skip
+    assert shop.pointing() == {"O-1": 10, "O-2": None}
+    tracked = next(one for one in metadata.declared() if one.target == DIMENSION).tracked_columns
+    wider = [
+        one.model_copy(update={"tracked_columns": (*tracked, "last_name"), "columns": ("first_name",)})
+        if one.target == DIMENSION
+        else one
+        for one in metadata.declared()
+    ]
+    done = shop.run(definitions=wider)
+    assert (done[DIMENSION].status, done[DIMENSION].reason) == ("succeeded", "its definition has changed")
+    assert "signup_date" not in shop.spark.table(DIMENSION).columns
+    assert done[FACT].status == "succeeded", done[FACT]
+    assert shop.pointing() == {"O-1": 20, "O-2": None}
+    assert shop.broken_laws() == []
+    assert {run.status for run in shop.run(definitions=wider).values()} == {"unchanged"}
+    shop.run()
+    assert shop.pointing() == {"O-1": 10, "O-2": None}
+
+
+# Rules.
+
+
+def declared_with(target: str, **more) -> list[metadata.TableDefinition]:
+    """Return the declared tables, one of them with further rules."""
+    rules = tuple(metadata.Rule.model_validate(rule) for rule in more["rules"])
+    return [
+        one.model_copy(update={"rules": (*one.rules, *rules)}) if one.target == target else one
+        for one in metadata.declared()
+    ]
+
+
+def test_a_rule_counts_or_sets_aside_or_stops_as_its_word_says(shop):
+    shop.deliver(
+        product("P-1", 1), customer("C-1", 10), order("O-1", "C-1", 15),
+        customer("C-2", 10, city=None), customer("C-3", 10, country="Atlantis"),
+    )  # fmt: skip
+    rules = [
+        {"name": "city_is_known", "expect": "city IS NOT NULL", "limit": "a city"},
+        {"name": "country_is_above_water", "expect_or_quarantine": "country <> 'Atlantis'", "limit": "dry land"},
+    ]
+    done = shop.run(definitions=declared_with(DIMENSION, rules=rules))
+    assert shop.quality(done[DIMENSION]) == {"city_is_known": 1, "country_is_above_water": 1}
+    assert (done[DIMENSION].rows_accepted, done[DIMENSION].rows_quarantined) == (2, 1)
+    assert [row.customer_id for row in shop.rows(f"SELECT customer_id FROM {DIMENSION} ORDER BY 1")] == ["C-1", "C-2"]
+    (aside,) = shop.rows("SELECT * FROM silver.quarantine")
+    assert aside.reason == "country = Atlantis: expected dry land"
+    assert json.loads(aside.row_json)["customer_id"] == "C-3"
+
+    before, versions = shop.contents(), shop.versions()
+    rules[1] = {"name": "country_is_above_water", "expect_or_fail": "country <> 'Atlantis'", "limit": "dry land"}
+    for batch, delivered in enumerate((None, customer("C-4", 10)), start=1):
+        if delivered:
+            shop.deliver(arrived(delivered, batch))
+        done = shop.run(definitions=declared_with(DIMENSION, rules=rules))
+        assert done[DIMENSION].status == "failed"
+        assert done[DIMENSION].reason == (
+            f"{DIMENSION}: rule country_is_above_water is broken in 1.csv: "
+            "country = Atlantis: expected dry land. Nothing was written."
+        )
+        assert done[PRODUCTS].status == "unchanged", "the others go on"
+        assert done[FACT].status == "skipped"
+        assert done[FACT].reason == f"skipped: {DIMENSION} failed in this run, version {versions[DIMENSION]}"
+        assert shop.versions() == versions
+    assert shop.contents() == before
+
+    # The fact alone: what it depends on failed in an earlier run.
+    again = shop.run(tables=[FACT])
+    assert again[FACT].status == "skipped"
+    assert re.fullmatch(
+        rf"skipped: {DIMENSION} failed in run \w{{12}} at [-\d]{{10}} [\d:]{{5}} UTC, version \d+", again[FACT].reason
+    )
+    # Mended, nothing that came in between is lost.
+    done = shop.run()
+    assert {run.status for run in done.values()} <= {"succeeded", "unchanged"}
+    assert len(shop.rows(f"SELECT 1 FROM {DIMENSION}")) == 4
+    assert {(row.business_key, row.released_by is None) for row in shop.rows("SELECT * FROM silver.quarantine")} == {
+        ("C-3", False)
+    }
+    logged = shop.rows("SELECT * FROM ops.run_log ORDER BY started_at")
+    assert [row.status for row in logged if row.table_name == FACT] == [
+        "succeeded", "skipped", "skipped", "skipped", done[FACT].status,
+    ]  # fmt: skip
+
+
+def test_a_fatal_rule_stops_a_run_of_news_too(shop):
+    rules = [{"name": "country_is_above_water", "expect_or_fail": "country <> 'Atlantis'", "limit": "dry land"}]
+    definitions = declared_with(DIMENSION, rules=rules)
+    shop.deliver(product("P-1", 1), customer("C-1", 10), order("O-1", "C-1", 15))
+    shop.run(definitions=definitions)
+    versions = shop.versions()
+    done = shop.delivered_and_run(arrived(customer("C-3", 10, country="Atlantis"), 2), definitions=definitions)
+    assert done[DIMENSION].status == "failed"
+    assert "rule country_is_above_water is broken in 2.csv" in done[DIMENSION].reason
+    assert shop.versions() == versions
+
+
+def test_the_log_says_what_was_done(shop):
+    told = []
+    done = shop.delivered_and_run(
+        product("P-1", 1), customer("C-1", 10), customer("C-1", 10, city="Rome"), order("O-1", "C-1", 15),
+        run_id="run-1", on_end=told.append,
+    )  # fmt: skip
+    assert sorted(run.table_name for run in told) == sorted(done)
+    log = {row.table_name: row for row in shop.rows("SELECT * FROM ops.run_log")}
+    assert log.keys() == done.keys()
+    fact = log[FACT]
+    assert (fact.run_id, fact.status, fact.reason) == ("run-1", "succeeded", "first run")
+    assert (fact.rows_read, fact.rows_accepted, fact.rows_inserted, fact.from_version) == (1, 1, 1, None)
+    assert fact.to_version == shop.versions()[FACT]
+    assert fact.seconds > 0
+    assert {read.table: read.from_version for read in fact.reads} == {
+        "bronze.orders_raw": None, DIMENSION: None, PRODUCTS: None,
+    }  # fmt: skip
+    assert fact.dependencies == [
+        f"{DIMENSION} succeeded in this run, version {log[DIMENSION].to_version}",
+        f"{PRODUCTS} succeeded in this run, version {log[PRODUCTS].to_version}",
+    ]
+    assert shop.quality(done[DIMENSION]) == {"updated_at_is_not_tied": 1}
+    rules = shop.rows(f"SELECT * FROM ops.quality_results WHERE table_name = '{FACT}'")
+    assert {(row.run_id, row.rows_checked) for row in rules} == {("run-1", 1)}
+    assert {row.rule for row in rules} >= {rule.name for rule in done_rules()}
+
+
+def done_rules() -> tuple[metadata.Rule, ...]:
+    return next(one for one in metadata.declared() if one.target == FACT).gate
+
+
+# Bad input.
+
+
+def test_a_source_table_that_is_missing_fails_its_table_and_names_it(spark, shop):
+    shop.deliver(product("P-1", 1), customer("C-1", 10), order("O-1", "C-1", 15))
+    catalog.drop_table(spark, "bronze.customers_raw")
+    done = shop.run()
+    assert done[DIMENSION].status == "failed"
+    assert done[DIMENSION].reason == f"The source table bronze.customers_raw of {DIMENSION} does not exist."
+    assert done[PRODUCTS].status == "succeeded"
+    assert done[FACT].reason == f"skipped: {DIMENSION} failed in this run"
+    shop.deliver(customer("C-1", 10))
+    assert {run.status for run in shop.run().values()} == {"succeeded", "unchanged"}
+    assert shop.pointing() == {"O-1": 10}
+
+
+def test_metadata_that_cannot_be_run_is_refused_before_anything_is(spark, shop):
+    shop.delivered_and_run(product("P-1", 1), customer("C-1", 10), order("O-1", "C-1", 15))
+    versions = shop.versions()
+    bad = declared_with(
+        FACT,
+        rules=[
+            {"name": "quantity_is_small", "expect": "quantity < ", "limit": "small"},
+            {"name": "colour_is_red", "expect": "colour = 'red'", "limit": "red"},
+        ],
+    )
+    bad = [one.model_copy(update={"processing_order": 30}) if one.target == PRODUCTS else one for one in bad]
+    with pytest.raises(MetadataError) as raised:
+        shop.run(definitions=bad)
+    told = str(raised.value)
+    assert f"{FACT}: processing_order 20 contradicts depends_on: {PRODUCTS} has 30, and must come before" in told
+    assert f"{FACT}: rule quantity_is_small is not SQL over bronze.orders_raw: " in told
+    assert f"{FACT}: rule colour_is_red is not SQL over bronze.orders_raw: " in told
+    assert "colour" in told.split("rule colour_is_red", 1)[1]
+    with pytest.raises(MetadataError, match=rf"no enabled table silver\.nothing\. Tables: {DIMENSION}"):
+        shop.run(tables=["silver.nothing"])
+
+    # A tracked column that the source has no more.
+    spark.sql(
+        "CREATE TABLE bronze.fewer_customers_raw USING delta AS SELECT * EXCEPT (email) FROM bronze.customers_raw"
+    )
+    fewer = [
+        one.model_copy(update={"source": "bronze.fewer_customers_raw"}) if one.target == DIMENSION else one
+        for one in metadata.declared()
+    ]
+    with pytest.raises(MetadataError) as raised:
+        shop.run(definitions=fewer)
+    assert f"{DIMENSION}: unknown column email in tracked_columns: bronze.fewer_customers_raw has" in str(raised.value)
+    assert f"{DIMENSION}: rule email_is_not_null is not SQL over bronze.fewer_customers_raw" in str(raised.value)
+    assert shop.versions() == versions
+    assert {run.status for run in shop.run().values()} == {"unchanged"}
+
+
+# Tables of one's own: the framework knows nothing of customers, products and orders.
+
+
+def own(target: str, kind: str, **fields) -> metadata.TableDefinition:
+    given = {"target": target, "kind": kind, "processing_order": 10, "sequence_column": "updated_at"}
+    return metadata.TableDefinition.model_validate(given | fields)
+
+
+def test_keys_of_two_columns_are_never_joined_into_one(spark, shop):
+    cards = own(
+        "silver.cards", "scd1", source="bronze.cards_raw", business_keys=["bank", "number"], columns=["owner"],
+        rules=[{"name": "owner_is_not_null", "expect_or_quarantine": "owner IS NOT NULL", "limit": "an owner"}],
+    )  # fmt: skip
+    schema = (
+        "bank STRING, number STRING, owner STRING, updated_at TIMESTAMP, _malformed STRING, "
+        "_extra MAP<STRING, STRING>, source_file STRING, batch_id STRING, ingested_at TIMESTAMP"
+    )
+    spark.sql(
+        f"CREATE TABLE bronze.cards_raw ({schema}) USING delta TBLPROPERTIES ('delta.enableChangeDataFeed' = 'true')"
+    )
+
+    def deliver(batch: int, *rows: tuple) -> dict:
+        values = [(*row, instant(10), None, None, f"{batch}.csv", "1", instant(batch)) for row in rows]
+        spark.createDataFrame(values, schema).writeTo("bronze.cards_raw").append()
+        return shop.run(definitions=[cards])["silver.cards"]
+
+    first = deliver(1, ("a, b", "c", "Ann"), ("a", "b, c", None), (None, "x", "Bea"), ("x", None, "Cid"))
+    assert (first.rows_accepted, first.rows_quarantined) == (1, 3)
+    # News of keys that look alike when joined releases nobody else.
+    second = deliver(2, ("a, b", "c", "Abe"), (None, "x", "Bob"))
+    assert (second.rows_accepted, second.rows_quarantined, second.rows_released) == (1, 1, 0)
+    assert {(row.bank, row.number, row.owner) for row in shop.rows("SELECT * FROM silver.cards")} == {
+        ("a, b", "c", "Abe")
+    }
+    full = shop.contents("silver.cards")
+    shop.run(definitions=[cards], full=True)
+    assert shop.contents("silver.cards") == full
+
+
+def fact(target: str, join: dict, **fields) -> metadata.TableDefinition:
+    """Return a second fact over bronze.orders_raw."""
+    return own(
+        target, "fact", source="bronze.orders_raw", business_keys=["order_id"], processing_order=20,
+        columns=["customer_id", "order_ts"], depends_on=[DIMENSION], dimension_joins=[join], **fields,
+    )  # fmt: skip
+
+
+OF_CUSTOMERS = {
+    "dimension": DIMENSION, "key": "customer_id", "as_of": "order_ts", "take": ["customer_sk"], "unknown": "infer",
+}  # fmt: skip
+
+
+def test_facts_side_by_side_infer_one_member_for_one_key(shop):
+    both = [*metadata.declared(), *(fact(f"silver.fact_{name}", OF_CUSTOMERS) for name in "abc")]
+    shop.deliver(product("P-1", 1), customer("C-0", 1), *(order(f"O-{n}", f"C-{n}", 10) for n in range(1, 9)))
+    done = shop.run(definitions=both)
+    assert {run.status for run in done.values()} == {"succeeded"}
+    shop.delivered_and_run(*(arrived(order(f"O-{n}", f"C-{n}", 10), 2) for n in range(10, 19)), definitions=both)
+    inferred = [row.customer_id for row in shop.rows(f"SELECT customer_id FROM {DIMENSION} WHERE is_inferred")]
+    assert sorted(inferred) == sorted(f"C-{n}" for n in (*range(1, 9), *range(10, 19)))
+    shop.run(definitions=both)
+    assert {run.status for run in shop.run(definitions=both).values()} == {"unchanged"}
+
+
+def test_a_fact_may_wait_for_a_customer_and_carry_what_a_version_says(shop):
+    waiting = fact("silver.waiting", OF_CUSTOMERS | {"take": ["customer_sk", "city"], "unknown": "quarantine"})
+    definitions = [*metadata.declared(), waiting]
+
+    def cities() -> dict[str, str]:
+        return {row.order_id: row.city for row in shop.rows("SELECT order_id, city FROM silver.waiting")}
+
+    shop.deliver(product("P-1", 1), customer("C-1", 10), customer("C-1", 20, city="Rome"), order("O-1", "C-1", 15))
+    shop.deliver(order("O-2", "C-2", 15))
+    done = shop.run(definitions=[one for one in definitions if one.target != FACT])["silver.waiting"]
+    assert (done.rows_accepted, done.rows_quarantined, cities()) == (1, 1, {"O-1": "Oslo"})
+    # Of a tie the later arrival wins: the version starts where it did, and says something else.
+    done = shop.delivered_and_run(
+        arrived(customer("C-1", 10, city="Bern"), 2), arrived(customer("C-2", 10, city="Lima"), 2),
+        definitions=[one for one in definitions if one.target != FACT],
+    )["silver.waiting"]  # fmt: skip
+    assert cities() == {"O-1": "Bern", "O-2": "Lima"}
+    assert done.rows_released == 1
