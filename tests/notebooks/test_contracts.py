@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from generators import generate
-from shared import bronze, catalog
+from shared import bronze, catalog, silver
 from shared.course import days
 from shared.course.checks import check_day
 from shared.course.contracts import week1
@@ -27,11 +27,23 @@ COLUMNS = "AC-001: the columns and types of every bronze table are those of the 
 ROWS = "AC-001: every bronze table has as many rows as its files have lines, by the manifest"
 ONCE = "Every file in the landing volume was ingested, and exactly once"
 MALFORMED = "Malformed lines are kept, as many as were injected"
+METADATA = "ops.table_metadata holds every declared table as it is declared, and all of it together is sound"
+ACCOUNTS = "AC-004: of each source, rows read = accepted + quarantined + duplicates, and none is left unread"
+DEFECTS = "AC-004: every kind of defect is found as often as it was injected"
+ORDERS = (
+    "Law 2: every order is in silver.orders_clean exactly once, unless all that was said of it is in the quarantine"
+)
+AMOUNTS = "Every order's amounts follow from quantity, price and discount, to the cent"
+EMAIL = "AC-003: where a customer's email changes, the old version has its end_date and one version at most is current"
+LAW_1 = "Law 1: versions neither overlap nor repeat each other, and are open exactly where is_current says so"
+ANY_ORDER = "silver.dim_customers is the same from any order of delivery: it equals the history of its set of events"
+PRODUCTS = "silver.dim_products has one row for each product: its newest state"
+AS_OF = "Every order points at the version of its customer that was valid when it was placed"
 
 
 @pytest.fixture(scope="module")
 def course(spark: Any) -> Iterator[Settings]:
-    """What stands after day 4, small, and gone after this module."""
+    """What stands after day 6, small, and gone after this module."""
     settings = get_settings()
     catalog.create_schemas(spark)
     spark.sql(f"CREATE OR REPLACE TABLE {FIRST_TABLE} (id INT, name STRING)")
@@ -40,7 +52,12 @@ def course(spark: Any) -> Iterator[Settings]:
     write_days(spark, days.as_rows())
     generate(settings.raw, scale=0.01, seed=42, defects=0.1, days=2, progress=False)
     bronze.ingest(spark)
+    silver.run(spark)
     yield settings
+    for table in catalog.tables(spark, ("silver",)):
+        silver.reset(spark, table)
+    for table in ("ops.table_metadata", "ops.run_log", "ops.quality_results"):
+        catalog.drop_table(spark, table)
     for source in bronze.SOURCES:
         bronze.reset(spark, source)
     for table in (FIRST_TABLE, COURSE_DAYS):
@@ -57,7 +74,7 @@ def failures(spark: Any, day: int) -> dict[str, str]:
     return {entry.name: entry.found for entry in check_day(day, spark) if not entry.ok}
 
 
-@pytest.mark.parametrize("day", [1, 2, 3, 4])
+@pytest.mark.parametrize("day", [1, 2, 3, 4, 5, 6])
 def test_a_day_passes_after_its_work(spark: Any, course: Settings, day: int) -> None:
     assert failures(spark, day) == {}
 
@@ -140,6 +157,217 @@ def test_day_2_fails_if(spark: Any, course: Settings, spoil: str) -> None:
         assert set(failures(spark, 2)) == {DAYS}
     finally:
         write_days(spark, rows)
+
+
+# Days 5 and 6: each table changed by hand, and brought back
+
+
+@contextmanager
+def altered(spark: Any, table: str, statement: str) -> Iterator[None]:
+    version = catalog.version(spark, table)
+    spark.sql(statement.format(table=table, **some(spark)))
+    assert catalog.version(spark, table) > version
+    try:
+        yield
+    finally:
+        spark.sql(f"RESTORE TABLE {table} TO VERSION AS OF {version}")
+
+
+def some(spark: Any) -> dict[str, str]:
+    """Return what the statements name: conditions on an order, a product, and a customer who has one version."""
+    row = spark.sql("""
+        SELECT (SELECT min(order_id) FROM silver.orders_clean), (SELECT min(product_id) FROM silver.dim_products),
+               (SELECT min(customer_id) FROM (
+                  SELECT customer_id FROM silver.dim_customers GROUP BY customer_id
+                  HAVING count(*) = 1 AND every(is_current AND NOT is_inferred)
+                ) ANTI JOIN silver.orders_clean USING (customer_id))
+    """).first()
+    names = ("order", "product", "customer")
+    return {name: f"{name}_id = '{value}'" for name, value in zip(names, row, strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("table", "statement", "check", "found"),
+    [
+        (
+            "ops.table_metadata",
+            "UPDATE {table} SET processing_order = 5 WHERE target = 'silver.orders_clean'",
+            METADATA,
+            "silver.orders_clean differs from its declaration; silver.orders_clean: processing_order 5 contradicts",
+        ),
+        (
+            "ops.table_metadata",
+            "DELETE FROM {table} WHERE target = 'silver.orders_clean'",
+            METADATA,
+            "silver.orders_clean is missing",
+        ),
+        (
+            "silver.quarantine",
+            "DELETE FROM {table} WHERE table_name = 'silver.dim_customers' AND rule = 'email_is_valid'",
+            ACCOUNTS,
+            "silver.dim_customers: ",
+        ),
+        (
+            "ops.run_log",
+            "UPDATE {table} SET rows_accepted = rows_accepted - 1 WHERE table_name = 'silver.dim_products'",
+            ACCOUNTS,
+            "silver.dim_products: ",
+        ),
+        (
+            "ops.run_log",
+            "UPDATE {table} SET rows_read = rows_read - 1 WHERE table_name = 'silver.orders_clean'",
+            ACCOUNTS,
+            "silver.orders_clean: ",
+        ),
+        (
+            "ops.quality_results",
+            "UPDATE {table} SET rows_failed = rows_failed + 1 WHERE rule = 'email_is_valid'",
+            DEFECTS,
+            "silver.dim_customers: email_is_valid ",
+        ),
+        (
+            "ops.quality_results",
+            "DELETE FROM {table} WHERE rule = 'status_is_known'",
+            DEFECTS,
+            "silver.orders_clean: status_is_known 0, injected ",
+        ),
+        ("silver.orders_clean", "DELETE FROM {table} WHERE {order}", ORDERS, "1 orders lost"),
+        (
+            "silver.orders_clean",
+            "INSERT INTO {table} SELECT * FROM {table} WHERE {order}",
+            ORDERS,
+            "1 orders more than once",
+        ),
+        (
+            "silver.orders_clean",
+            "UPDATE {table} SET order_id = 'O-0' WHERE {order}",
+            ORDERS,
+            "1 orders lost, 1 orders that nobody delivered",
+        ),
+        (
+            "silver.orders_clean",
+            "UPDATE {table} SET net_amount = net_amount + 0.01 WHERE {order}",
+            AMOUNTS,
+            "1 wrong net_amount, 1 wrong discount_amount",
+        ),
+        (
+            "silver.orders_clean",
+            "UPDATE {table} SET gross_amount = NULL WHERE {order}",
+            AMOUNTS,
+            "1 wrong gross_amount, 1 wrong discount_amount",
+        ),
+    ],
+)
+def test_day_5_fails_if(spark: Any, course: Settings, table: str, statement: str, check: str, found: str) -> None:
+    with altered(spark, table, statement):
+        wrong = failures(spark, 5)
+    assert set(wrong) == {check}
+    assert wrong[check].startswith(found)
+
+
+@pytest.mark.parametrize(
+    ("table", "statement", "expected"),
+    [
+        (
+            "silver.dim_customers",
+            "UPDATE {table} SET is_current = false WHERE is_current AND {customer}",
+            {LAW_1: "is_current contradicts end_date: 1", ANY_ORDER: "1 versions lacking, 1 versions too many"},
+        ),
+        (
+            "silver.dim_customers",
+            "UPDATE {table} SET end_date = start_date, is_current = false WHERE is_current AND {customer}",
+            {LAW_1: "ends before it starts: 1", ANY_ORDER: "1 versions lacking, 1 versions too many"},
+        ),
+        (
+            "silver.dim_customers",
+            "UPDATE {table} SET city = 'Atlantis' WHERE {customer}",
+            {ANY_ORDER: "1 versions lacking, 1 versions too many"},
+        ),
+        (
+            "silver.dim_products",
+            "DELETE FROM {table} WHERE {product}",
+            {PRODUCTS: "1 products missing or not at their newest state"},
+        ),
+        (
+            "silver.dim_products",
+            "UPDATE {table} SET updated_at = updated_at - INTERVAL 1 DAY WHERE {product}",
+            {PRODUCTS: "1 products missing or not at their newest state"},
+        ),
+        (
+            "silver.dim_products",
+            "INSERT INTO {table} SELECT * FROM {table} WHERE {product}",
+            {PRODUCTS: "1 products more than once"},
+        ),
+        (
+            "silver.orders_clean",
+            "UPDATE {table} SET customer_sk = customer_sk + 1 WHERE {order}",
+            {AS_OF: "1 orders with another version"},
+        ),
+        (
+            "silver.orders_clean",
+            "UPDATE {table} SET customer_id = 'C-0' WHERE {order}",
+            {AS_OF: "1 orders with another version"},
+        ),
+    ],
+)
+def test_day_6_fails_if(spark: Any, course: Settings, table: str, statement: str, expected: dict[str, str]) -> None:
+    with altered(spark, table, statement):
+        wrong = failures(spark, 6)
+    assert set(wrong) == set(expected)
+    assert all(wrong[name].startswith(found) for name, found in expected.items()), wrong
+
+
+def test_day_6_fails_if_an_old_email_is_still_current(spark: Any, course: Settings) -> None:
+    with two_versions(spark, email="'new@example.com'", end="NULL", is_current=True):
+        wrong = failures(spark, 6)
+    assert set(wrong) == {EMAIL, LAW_1, ANY_ORDER}
+    assert wrong[EMAIL] == "1 old versions still open, 1 customers with several current versions"
+    assert wrong[LAW_1].startswith("open, and yet another follows: 1")
+
+
+def test_day_6_fails_if_versions_overlap(spark: Any, course: Settings) -> None:
+    with two_versions(spark, email="'new@example.com'", end="start_date + INTERVAL 2 DAYS", is_current=False):
+        wrong = failures(spark, 6)
+    assert set(wrong) == {LAW_1, ANY_ORDER}
+    assert wrong[LAW_1].startswith("overlaps the next: 1")
+
+
+def test_day_6_fails_if_a_version_changes_nothing(spark: Any, course: Settings) -> None:
+    with two_versions(spark, email="email", end="start_date + INTERVAL 1 DAY", is_current=False):
+        wrong = failures(spark, 6)
+    assert set(wrong) == {LAW_1, ANY_ORDER}
+    assert wrong[LAW_1].startswith("nothing changes to the next: 1")
+
+
+@contextmanager
+def two_versions(spark: Any, email: str, end: str, is_current: bool) -> Iterator[None]:
+    """Give a customer of one version a second one, a day later, and the first version this end."""
+    table = "silver.dim_customers"
+    customer = some(spark)["customer"]
+    first = spark.table(table).where(customer).first().start_date
+    changed = {
+        "customer_sk": "customer_sk + 1",
+        "email": email,
+        "start_date": "start_date + INTERVAL 1 DAY",
+    }
+    columns = ", ".join(changed.get(name, name) for name in spark.table(table).columns)
+    version = catalog.version(spark, table)
+    spark.sql(f"INSERT INTO {table} SELECT {columns} FROM {table} WHERE {customer}")
+    spark.sql(
+        f"UPDATE {table} SET end_date = {end}, is_current = {is_current} "
+        f"WHERE {customer} AND start_date = TIMESTAMP'{first}'"
+    )
+    try:
+        yield
+    finally:
+        spark.sql(f"RESTORE TABLE {table} TO VERSION AS OF {version}")
+
+
+def test_days_5_and_6_fail_without_their_tables(spark: Any, course: Settings) -> None:
+    for table in ("silver.dim_customers", "silver.dim_products", "silver.orders_clean"):
+        silver.reset(spark, table)
+    assert {ACCOUNTS, ORDERS, AMOUNTS} <= set(failures(spark, 5))
+    assert set(failures(spark, 6)) == {EMAIL, LAW_1, ANY_ORDER, PRODUCTS, AS_OF}
 
 
 # Day 4. How rows are counted against files is tried out in tests/unit/test_course_checks.py, which needs no engine.
