@@ -35,33 +35,44 @@ class Changed:
         return self.inserted + self.updated + self.deleted
 
 
-def differences(desired: DataFrame, current: DataFrame, identity: Sequence[str], keep: str | None = None) -> DataFrame:
+def differences(
+    desired: DataFrame, current: DataFrame, identity: Sequence[str], flags: Sequence[str] = ()
+) -> DataFrame:
     """Return the rows to insert, update and delete so that ``current`` becomes ``desired``.
 
     Args:
         desired: the rows that should be there, one for each value of the identity.
         current: the rows that are there, with the same columns.
         identity: the columns that name a row; never NULL.
-        keep: a condition on the current rows; one that meets it is not deleted.
+        flags: further columns of the desired rows to carry along, BOOLEAN.
 
     Returns:
-        The table's columns and ``_action`` (insert, update or delete). Rows that are alike are left out; NULL is
-        alike NULL.
+        The table's columns, the flags and ``_action`` (insert, update, delete; NULL for a row that stays and has a
+        flag). Other rows that are alike are left out; NULL is alike NULL.
     """
     columns = current.columns
     there = current.select(F.struct(*columns).alias("c"), *identity)
-    wanted = desired.select(F.struct(*columns).alias("d"), *identity)
-    pairs = wanted.join(there, list(identity), "full").where(~F.col("c").eqNullSafe(F.col("d")))
-    action = F.when(F.col("c").isNull(), "insert").when(F.col("d").isNull(), "delete").otherwise("update")
-    rows = pairs.select(
-        *(F.when(F.col("d").isNull(), F.col("c")[name]).otherwise(F.col("d")[name]).alias(name) for name in columns),
-        action.alias(ACTION),
+    wanted = desired.select(F.struct(*columns).alias("d"), *identity, *flags)
+    action = (
+        F.when(F.col("c").isNull(), "insert")
+        .when(F.col("d").isNull(), "delete")
+        .when(~F.col("c").eqNullSafe(F.col("d")), "update")
     )
-    return rows.where(~((F.col(ACTION) == "delete") & F.expr(keep))) if keep else rows
+    is_flagged = F.lit(False)
+    for flag in flags:
+        is_flagged |= F.coalesce(F.col(flag), F.lit(False))
+    return (
+        wanted.join(there, list(identity), "full")
+        .withColumn(ACTION, action)
+        .where(F.col(ACTION).isNotNull() | is_flagged)
+        .select(*(F.coalesce("d", "c")[name].alias(name) for name in columns), *flags, ACTION)
+    )
 
 
-def merge(spark: SparkSession, table: str, changes: DataFrame, identity: Sequence[str]) -> Changed:
-    """Make these changes by one MERGE, or none if there are none; return how many rows it touched.
+def merge(
+    spark: SparkSession, table: str, changes: DataFrame, identity: Sequence[str], flags: Sequence[str] = ()
+) -> tuple[Changed, dict[str, int]]:
+    """Make these changes by one MERGE, or none if there are none.
 
     The smallest and greatest value of the first identity column stand in the MERGE as literals, so that Delta reads
     and rewrites only files that may hold one of them.
@@ -71,28 +82,35 @@ def merge(spark: SparkSession, table: str, changes: DataFrame, identity: Sequenc
         table: the target.
         changes: what :func:`differences` returned, kept by :func:`kept` since it is read more than once.
         identity: the columns that name a row.
+        flags: the flags that the differences carry.
+
+    Returns:
+        How many rows it inserted, updated and deleted, and how many have each flag.
     """
     first = identity[0]
+    is_change = F.col(ACTION).isNotNull()
     found = changes.agg(
-        F.min(first).alias("low"),
-        F.max(first).alias("high"),
+        F.min(F.when(is_change, F.col(first))).alias("low"),
+        F.max(F.when(is_change, F.col(first))).alias("high"),
         *(F.count_if(F.col(ACTION) == action).alias(action) for action in ("insert", "update", "delete")),
+        *(F.count_if(flag).alias(flag) for flag in flags),
     ).first()
     assert found is not None
     changed = Changed(found["insert"], found["update"], found["delete"])
     if changed.rows:
-        columns = [name for name in changes.columns if name != ACTION]
+        columns = [name for name in changes.columns if name not in (ACTION, *flags)]
         same = " AND ".join(f"t.`{name}` = c.`{name}`" for name in identity)
         spark.sql(
             f"MERGE INTO {table} AS t USING {{changes}} AS c "
             f"ON {same} AND {between(f't.`{first}`', found['low'], found['high'])} "
             f"WHEN MATCHED AND c.{ACTION} = 'delete' THEN DELETE "
-            f"WHEN MATCHED THEN UPDATE SET {', '.join(f't.`{name}` = c.`{name}`' for name in columns)} "
+            f"WHEN MATCHED AND c.{ACTION} = 'update' THEN UPDATE SET "
+            f"{', '.join(f't.`{name}` = c.`{name}`' for name in columns)} "
             f"WHEN NOT MATCHED AND c.{ACTION} = 'insert' THEN INSERT ({', '.join(f'`{name}`' for name in columns)}) "
             f"VALUES ({', '.join(f'c.`{name}`' for name in columns)})",
-            changes=changes,
+            changes=changes.where(is_change),
         )
-    return changed
+    return changed, {flag: int(found[flag] or 0) for flag in flags}
 
 
 def between(column: str, low: object, high: object) -> str:
@@ -113,4 +131,5 @@ def kept(frame: DataFrame) -> DataFrame:
     Spark Connect with every question: left to grow, it costs more than the work. Databricks serverless keeps no
     rows between questions, so there the frame is returned as it is.
     """
-    return frame if on_databricks() else frame.localCheckpoint(eager=True)
+    # Not eagerly: the first question that is asked of it computes it, which is one job less.
+    return frame if on_databricks() else frame.localCheckpoint(eager=False)

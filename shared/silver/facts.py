@@ -27,8 +27,9 @@ class Dimension:
     join: DimensionJoin
     definition: TableDefinition
     table: DataFrame
-    first_arrivals: DataFrame | None = None
-    """Business key and ``known_since``: when the source first delivered it. Covers every key that new rows name."""
+    known: DataFrame | None = None
+    """What is known of each key that the rows at hand name: the business key, ``known_since`` (when the source first
+    delivered it) and ``has_member`` (the dimension has a row of it)."""
 
     @property
     def key(self) -> str:
@@ -48,7 +49,7 @@ def without_unknown(events: DataFrame, dimensions: list[Dimension]) -> DataFrame
     that it had before.
     """
     for dimension in (one for one in dimensions if one.join.unknown == "quarantine"):
-        join, known = dimension.join, dimension.table.select(F.col(dimension.key).alias("known_key"))
+        join, known = dimension.join, dimension.table.select(F.col(dimension.key).alias("known_key")).distinct()
         found = events.join(F.broadcast(known), F.col(join.key) == F.col("known_key"), "left")
         is_unknown = F.col("broken_rule").isNull() & F.col("known_key").isNull()
         sentence = F.concat(F.lit(f"{join.key} = "), F.col(join.key), F.lit(f": expected one of {join.dimension}"))
@@ -61,15 +62,26 @@ def without_unknown(events: DataFrame, dimensions: list[Dimension]) -> DataFrame
 
 
 def early(events: DataFrame, dimensions: list[Dimension]) -> DataFrame:
-    """Add ``is_early BOOLEAN``: a new event that arrived before a thing it refers to was first delivered."""
-    is_early = F.lit(False)
-    for number, dimension in enumerate(one for one in dimensions if one.first_arrivals is not None):
-        arrived = dimension.first_arrivals.select(  # type: ignore[union-attr]
-            F.col(dimension.key).alias(f"arrived_{number}"), F.col("known_since").alias(f"since_{number}")
+    """Add ``is_early`` and ``is_unknown``, of the things that an event refers to and that may be inferred.
+
+    *Early*: it arrived before one of them was first delivered. *Unknown*: a dimension has no row of one of them.
+    """
+    names = events.columns
+    is_early, is_unknown = F.lit(False), F.lit(False)
+    for number, dimension in enumerate(one for one in dimensions if one.known is not None):
+        known = dimension.known.select(  # type: ignore[union-attr]
+            F.col(dimension.key).alias(f"key_{number}"),
+            F.col("known_since").alias(f"since_{number}"),
+            F.col("has_member").alias(f"has_{number}"),
         )
-        events = events.join(F.broadcast(arrived), F.col(dimension.join.key) == F.col(f"arrived_{number}"), "left")
+        events = events.join(F.broadcast(known), F.col(dimension.join.key) == F.col(f"key_{number}"), "left")
         is_early |= F.coalesce(F.col(f"since_{number}") > F.col("ingested_at"), F.lit(True))
-    return events.withColumn("is_early", F.col("is_new") & is_early).select(*events.columns, "is_early")
+        is_unknown |= F.col(f"has_{number}").isNull()
+    return events.select(*names, is_early.alias("is_early"), is_unknown.alias("is_unknown"))
+
+
+FLAGS = ("is_unknown", "is_before", "is_in_gap")
+"""What a lookup can say of a fact: its key has no version, none that had begun, none that was open."""
 
 
 def looked_up(
@@ -90,8 +102,7 @@ def looked_up(
         also: further columns of the facts to keep.
 
     Returns:
-        The fact table's columns in their order, and ``is_unknown``, ``is_before``, ``is_in_gap``: it has no
-        version, none that had begun, none that was open.
+        The fact table's columns in their order, and :data:`FLAGS`.
     """
     unknown, before, in_gap = F.lit(False), F.lit(False), F.lit(False)
     for number, dimension in enumerate(dimensions):
@@ -143,17 +154,20 @@ def column_order(definition: TableDefinition) -> list[str]:
     return [*order, *(derived.name for derived in definition.derived_columns)]
 
 
-def moved_boundaries(feed: DataFrame, dimension: DataFrame, definition: TableDefinition) -> DataFrame:
-    """Return for which keys, and from which instant on, a lookup may now find another version.
+def moved_boundaries(
+    feed: DataFrame, dimension: DataFrame, definition: TableDefinition, take: tuple[str, ...] = ()
+) -> DataFrame:
+    """Return for which keys, and from which instant on, a lookup may now find another version or another value in it.
 
-    A lookup depends on nothing but the starts of a key's versions, so what counts is which starts came or went. A
-    key without any earlier version is left out: no fact can have found it. If the first start itself came or
-    went, the time before it is touched too.
+    Which version is found depends on nothing but the starts of a key's versions, so what counts is which starts came
+    or went, and which versions say something else in a column that is taken. A key without any earlier version is
+    left out: no fact can have found it. If the first start itself came or went, the time before it is touched too.
 
     Args:
         feed: the dimension's change data feed.
         dimension: the dimension after these changes.
         definition: that of the dimension.
+        take: the columns that the lookup takes.
 
     Returns:
         The business key and ``touched_from TIMESTAMP``, NULL for the beginning of time.
@@ -162,10 +176,16 @@ def moved_boundaries(feed: DataFrame, dimension: DataFrame, definition: TableDef
     step = F.when(F.col("_change_type") == "insert", 1).when(F.col("_change_type") == "delete", -1).otherwise(0)
     # An inferred member that came is no news: the facts that asked for it point at it already.
     news = feed.where(~(F.col("is_inferred") & (F.col("_change_type") == "insert")))
+    is_old = F.col("_change_type").isin("delete", "update_preimage")
+    taken = F.struct(F.lit(0), *(name for name in take if name != definition.surrogate_key))
     starts = (
         news.groupBy(key, "start_date")
-        .agg(F.sum(step).alias("step"))
-        .where("step != 0")
+        .agg(
+            F.sum(step).alias("step"),
+            F.min_by(taken, F.when(is_old, F.col("_commit_version"))).alias("was"),
+            F.max_by(taken, F.when(~is_old, F.col("_commit_version"))).alias("now"),
+        )
+        .where("step != 0 OR was != now")
         .groupBy(key)
         .agg(
             F.min("start_date").alias("touched_from"),

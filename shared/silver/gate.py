@@ -68,12 +68,21 @@ def accepted(events: DataFrame) -> DataFrame:
     return events.where("broken_rule IS NULL").drop("broken_rule", "reason")
 
 
+def business_key(definition: TableDefinition) -> Column:
+    """Return a row's key as one text: the key itself, or if it has several columns, these as JSON.
+
+    Not joined: ("a, b", "c") and ("a", "b, c") are two keys, and so are (NULL, "a") and ("a", NULL).
+    """
+    if len(definition.business_keys) == 1:
+        return F.col(definition.business_keys[0]).cast("string")
+    return F.to_json(F.struct(*definition.business_keys), {"ignoreNullFields": "false"})
+
+
 def quarantined(events: DataFrame, definition: TableDefinition, run_id: str) -> DataFrame:
     """Return the events that broke one, as rows of ``silver.quarantine``."""
-    keys = [F.col(key) for key in definition.business_keys]
     return events.where("broken_rule IS NOT NULL").select(
         F.lit(definition.target).alias("table_name"),
-        F.nullif(F.concat_ws(", ", *keys), F.lit("")).alias("business_key"),
+        business_key(definition).alias("business_key"),
         F.col("broken_rule").alias("rule"),
         F.lit("quarantine").alias("severity"),
         "reason",

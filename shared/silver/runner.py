@@ -8,8 +8,9 @@ the same table.
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -32,7 +33,7 @@ from shared.silver.changes import Changed
 from shared.silver.facts import Dimension
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import Column, DataFrame, SparkSession
 
 BROADCAST_KEYS = 2_000_000
 """Up to so many keys are sent to every task, some 100 MB; beyond it both sides are shuffled."""
@@ -223,6 +224,8 @@ class _Runner:
         self.done: dict[str, TableRun] = {}
         self.states: dict[str, _State] = {}
         self.last: dict[str, LastRuns] = {}
+        self.inferring = threading.Lock()
+        """Held by a fact that adds members to a dimension: another at its side may lack the same ones."""
 
     def run(self, chosen: Sequence[TableDefinition]) -> list[TableRun]:
         self.last = run_log.last_runs(self.spark, sorted(self.known))
@@ -401,7 +404,8 @@ class _Runner:
         dimensions = self._with_arrivals(work, others)
         examined = self._examined(events.distinct_events(others), definition, dimensions)
         examined = changes.kept(events.in_question(examined, definition))
-        self._count_and_set_aside(work, examined, dimensions, touched=None)
+        self._count(work, examined, dimensions)
+        self._set_aside(work, examined, may_be_released=F.lit(True))
 
         desired = (
             self._desired(definition, once, single=True)
@@ -426,16 +430,18 @@ class _Runner:
         if definition.kind == "fact":
             work.rules = {name: int(value or 0) for name, value in found.get.items()}
             work.counts["is_early"] += work.rules["is_early"]
-            if work.rules["is_unknown"]:
-                self._infer(work, self._unknown(definition, dimensions), dimensions)
+            if work.counts["is_unknown"] or work.rules["is_unknown"]:
+                self._infer(work, [gate.accepted(examined), *self._pointing_at_nothing(work, dimensions)], dimensions)
 
-    def _unknown(self, definition: TableDefinition, dimensions: list[Dimension]) -> DataFrame:
-        """Return the facts of the table that point at an inferred member."""
-        points_at_one = F.lit(False)
+    def _pointing_at_nothing(self, work: _Work, dimensions: list[Dimension]) -> list[DataFrame]:
+        """Return the facts of the table that carry the key of an inferred member, if there are any."""
+        if not work.rules["is_unknown"]:
+            return []
+        carries_one = F.lit(False)
         for dimension in (one for one in dimensions if one.join.unknown == "infer"):
             name = str(dimension.definition.surrogate_key)
-            points_at_one |= F.col(name) == scd2.surrogate_key(F.col(dimension.join.key), scd2.beginning_of_time())
-        return self.spark.table(definition.target).where(points_at_one)
+            carries_one |= F.col(name) == scd2.surrogate_key(F.col(dimension.join.key), scd2.beginning_of_time())
+        return [self.spark.table(work.definition.target).where(carries_one)]
 
     def _special_keys(self, work: _Work, rows: DataFrame) -> DataFrame:
         """Return the keys that have several rows, or one that breaks a rule or came before what it refers to."""
@@ -478,15 +484,12 @@ class _Runner:
             .where(F.col(f"since_{number}") > F.lit(first["first"]))
         )
 
-    def _count_and_set_aside(
-        self, work: _Work, examined: DataFrame, dimensions: list[Dimension], touched: DataFrame | None
-    ) -> None:
-        """Account for every new row, stop if a rule says so, and bring the quarantine to what was found."""
-        self._stop_if_broken(examined, work.definition)
+    def _count(self, work: _Work, examined: DataFrame, dimensions: list[Dimension]) -> None:
+        """Account for every new row, and stop the table if a rule says so."""
         found = examined.agg(*self._counters(work.definition, dimensions)).first()
         assert found is not None
         work.counts = {name: int(value or 0) for name, value in found.asDict().items()}
-        self._set_aside(work, gate.quarantined(examined, work.definition, self.run_id), touched)
+        self._stop_if_broken(work, examined)
 
     def _desired(self, definition: TableDefinition, accepted: DataFrame, single: bool) -> DataFrame:
         if definition.kind == "scd2":
@@ -494,52 +497,67 @@ class _Runner:
         return (scd1.newest_of_single_events if single else scd1.newest)(accepted, definition)
 
     def _make_changes(self, work: _Work) -> None:
+        """Bring the table up to what its sources hold now, by way of the keys that the new rows touch."""
         definition = work.definition
         keys = list(definition.business_keys)
         cursor, version = work.cursors[definition.source], work.targets[definition.source]
         new = self._feed(definition.source, cursor, version)
-        touched = new.select(*keys) if new is not None else None
-        dimensions = self._with_arrivals(work, new)
-        again = self._to_look_up_again(work, dimensions)
-        for further in again:
-            touched = further if touched is None else touched.unionByName(further)
-        assert touched is not None
-        touched = changes.kept(touched.distinct())
-        bounds = touched.agg(F.min(keys[0]).alias("low"), F.max(keys[0]).alias("high"), F.count(F.lit(1))).first()
+        touched = [new.select(*keys, F.lit(False).alias("was_aside"))] if new is not None else []
+        touched += self._to_look_up_again(work)
+        every = touched[0]
+        for more in touched[1:]:
+            every = every.unionByName(more)
+        touched_keys = changes.kept(every.groupBy(*keys).agg(F.some("was_aside").alias("was_aside")))
+        bounds = touched_keys.agg(
+            F.min(keys[0]).alias("low"),
+            F.max(keys[0]).alias("high"),
+            F.count(F.lit(1)).alias("keys"),
+            F.count_if("was_aside").alias("aside"),
+        ).first()
         assert bounds is not None
-        if bounds[2] == 0:
+        if bounds["keys"] == 0:
             return
         within = changes.between(keys[0], bounds["low"], bounds["high"])
+        touched_now = touched_keys.select(*keys)
+        touched_now = F.broadcast(touched_now) if bounds["keys"] <= BROADCAST_KEYS else touched_now
         seen = self._snapshot(definition.source, cursor).where(f"{within} OR {keys[0]} IS NULL")
-        seen = _matching(seen, F.broadcast(touched) if bounds[2] <= BROADCAST_KEYS else touched, keys, "left_semi")
-        rows = seen.withColumn("is_new", F.lit(False))
+        rows = _matching(seen, touched_now, keys, "left_semi").withColumn("is_new", F.lit(False))
         if new is not None:
             rows = rows.unionByName(new.withColumn("is_new", F.lit(True)))
+        dimensions = self._with_arrivals(work, rows)
         examined = self._examined(events.distinct_events(rows), definition, dimensions)
         examined = changes.kept(events.in_question(examined, definition))
-        self._count_and_set_aside(work, examined, dimensions, touched)
-        self._merge_desired(work, gate.accepted(examined), touched, within, dimensions)
+        self._count(work, examined, dimensions)
+        aside = touched_keys.where("was_aside").select(gate.business_key(definition).alias("key"))
+        self._set_aside(
+            work,
+            examined,
+            may_be_released=F.col("business_key").isin([row.key for row in aside.collect()])
+            if bounds["aside"]
+            else None,
+        )
+        accepted = gate.accepted(examined)
+        if work.counts.get("is_unknown"):
+            self._infer(work, [accepted], dimensions)
+            dimensions = self._with_arrivals(work, rows)
+        self._merge_desired(work, accepted, touched_now, within, dimensions)
 
     def _merge_desired(
         self, work: _Work, accepted: DataFrame, touched: DataFrame, within: str, dimensions: list[Dimension]
     ) -> None:
         definition = work.definition
         keys = list(definition.business_keys)
-        current = self.spark.table(definition.target).where(within).join(F.broadcast(touched), keys, "left_semi")
+        current = self.spark.table(definition.target).where(within).join(touched, keys, "left_semi")
         desired = self._desired(definition, accepted, single=False)
         identity = [*keys, "start_date"] if definition.kind == "scd2" else keys
+        flags: tuple[str, ...] = ()
         if definition.kind == "scd2":
             desired = self._with_inferred(desired, definition, current)
         if definition.kind == "fact":
-            found = changes.kept(facts.looked_up(desired, definition, dimensions, among=accepted))
-            counts = found.agg(*_lookup_counts()).first()
-            assert counts is not None
-            work.rules = {name: int(value or 0) for name, value in counts.asDict().items()}
-            if work.rules["is_unknown"]:
-                self._infer(work, found.where("is_unknown"), dimensions)
-            desired = found.select(*current.columns)
-        differing = changes.kept(changes.differences(desired, current, identity))
-        work.changed = changes.merge(self.spark, definition.target, differing, identity)
+            desired = facts.looked_up(desired, definition, dimensions, among=accepted)
+            flags = facts.FLAGS
+        differing = changes.kept(changes.differences(desired, current, identity, flags))
+        work.changed, work.rules = changes.merge(self.spark, definition.target, differing, identity, flags)
 
     # Pieces of the work.
 
@@ -563,23 +581,28 @@ class _Runner:
             .table(table)
         )
 
-    def _with_arrivals(self, work: _Work, new: DataFrame | None) -> list[Dimension]:
-        """Return the dimensions; those that take inferred members with the first arrival of each key."""
+    def _with_arrivals(self, work: _Work, rows: DataFrame) -> list[Dimension]:
+        """Return the dimensions; those that take inferred members with what is known of each key that rows name."""
         prepared = []
         for dimension in self._dimensions(work):
-            if dimension.join.unknown == "infer" and new is not None:
+            if dimension.join.unknown == "infer":
                 key = dimension.key
+                named = rows.select(F.col(dimension.join.key).alias(key)).distinct()
                 delivered = self.spark.table(dimension.definition.source).select(key, "ingested_at")
-                wanted = new.select(F.col(dimension.join.key).alias(key)).distinct()
-                delivered = delivered.join(F.broadcast(wanted), key, "left_semi")
-                arrivals = delivered.groupBy(key).agg(F.min("ingested_at").alias("known_since"))
-                dimension = replace(dimension, first_arrivals=arrivals)
+                members = dimension.table.select(key, F.lit(True).alias("has_member"))
+                known = (
+                    delivered.unionByName(members, allowMissingColumns=True)
+                    .join(F.broadcast(named), key, "left_semi")
+                    .groupBy(key)
+                    .agg(F.min("ingested_at").alias("known_since"), F.some("has_member").alias("has_member"))
+                )
+                dimension = replace(dimension, known=known)
             prepared.append(dimension)
         return prepared
 
     def _examined(self, rows: DataFrame, definition: TableDefinition, dimensions: list[Dimension]) -> DataFrame:
         examined = facts.without_unknown(gate.examined(rows, definition), dimensions)
-        examined = facts.early(examined, dimensions) if dimensions else examined.withColumn("is_early", F.lit(False))
+        examined = facts.early(examined, dimensions)
         return examined.withColumn("is_tied", F.lit(False)).withColumn("is_late", F.lit(False))
 
     def _counters(self, definition: TableDefinition, dimensions: list[Dimension]) -> list[Any]:
@@ -587,51 +610,51 @@ class _Runner:
         passed = F.col("broken_rule").isNull()
         return [
             *gate.counts(definition, barring),
-            *(F.count_if(passed & F.col(name)).alias(name) for name in ("is_tied", "is_late", "is_early")),
+            *(F.count_if(passed & F.col(name)).alias(name) for name in ("is_tied", "is_late")),
+            F.count_if(passed & F.col("is_early") & F.col("is_new")).alias("is_early"),
+            F.count_if(passed & F.col("is_unknown")).alias("is_unknown"),
         ]
 
-    def _stop_if_broken(self, examined: DataFrame, definition: TableDefinition) -> None:
+    def _stop_if_broken(self, work: _Work, examined: DataFrame) -> None:
         """Stop the table if a rule says ``expect_or_fail`` and a new event breaks it."""
-        fatal = [rule.name for rule in definition.gate if rule.severity == "fail"]
-        if not fatal:
+        broken = [rule.name for rule in work.definition.gate if rule.severity == "fail" and work.counts[rule.name]]
+        if not broken:
             return
-        broken = examined.where(F.col("broken_rule").isin(fatal) & F.col("is_new"))
-        example = broken.select("broken_rule", "reason", "source_file").orderBy("source_file", "reason").first()
-        if example is not None:
-            raise PipelineError(
-                f"{definition.target}: rule {example.broken_rule} is broken in {example.source_file}: "
-                f"{example.reason}. Nothing was written.",
-                "correct the source, or make the rule expect_or_quarantine",
-            )
-
-    def _set_aside(self, work: _Work, aside: DataFrame, touched: DataFrame | None) -> None:
-        """Bring the quarantine to these rows of the table: all of them, or those of the touched keys."""
-        target = work.definition.target
-        there = self.spark.table(gate.QUARANTINE).where((F.col("table_name") == target) & F.col("released_by").isNull())
-        if touched is not None:
-            named = F.nullif(F.concat_ws(", ", *work.definition.business_keys), F.lit(""))
-            wanted = touched.select(named.alias("touched_key")).distinct()
-            there = there.join(F.broadcast(wanted), F.col("business_key").eqNullSafe(F.col("touched_key")), "left_semi")
-        identity = ["rule", "row_json"]
-        # A row that is set aside already stays as it is, with the run that did it.
-        both = there.select(*aside.columns, F.lit(-1).alias("step")).unionByName(aside.withColumn("step", F.lit(1)))
-        moved = changes.kept(
-            both.groupBy(*identity)
-            .agg(F.sum("step").alias("step"), F.max_by(F.struct(*aside.columns), "step").alias("row"))
-            .where("step != 0")
+        found = examined.where(F.col("broken_rule").isin(broken) & F.col("is_new"))
+        example = found.select("broken_rule", "reason", "source_file").orderBy("source_file", "reason").first()
+        assert example is not None
+        raise PipelineError(
+            f"{work.definition.target}: rule {example.broken_rule} is broken in {example.source_file}: "
+            f"{example.reason}. Nothing was written.",
+            "correct the source, or make the rule expect_or_quarantine",
         )
-        counts = moved.agg(F.count_if(F.col("step") > 0), F.count_if(F.col("step") < 0)).first()
-        assert counts is not None
-        come, work.released = counts
-        if work.released:
-            self.spark.sql(
-                f"MERGE INTO {gate.QUARANTINE} AS q USING {{gone}} AS g "
-                f"ON q.table_name = {catalog.sql_literal(target)} AND q.rule = g.rule AND q.row_json = g.row_json "
-                f"WHEN MATCHED AND q.released_by IS NULL THEN UPDATE SET q.released_by = '{self.run_id}'",
-                gone=moved.where("step < 0").select(*identity),
-            )
-        if come:
-            fresh = moved.where("step > 0").select("row.*").select(*gate.QUARANTINE_COLUMNS)
+
+    def _set_aside(self, work: _Work, examined: DataFrame, may_be_released: Column | None) -> None:
+        """Bring the quarantine to what the gate has found.
+
+        Args:
+            work: the table's turn.
+            examined: the examined events.
+            may_be_released: which of the rows that are set aside may be accepted by now; None for none of them.
+        """
+        target = work.definition.target
+        identity = ["rule", "row_json"]
+        there = self.spark.table(gate.QUARANTINE).where((F.col("table_name") == target) & F.col("released_by").isNull())
+        aside = gate.quarantined(examined, work.definition, self.run_id)
+        if may_be_released is not None:
+            gone = there.where(may_be_released).join(aside.select(*identity), identity, "left_anti").select(*identity)
+            gone = changes.kept(gone)
+            work.released = gone.count()
+            if work.released:
+                self.spark.sql(
+                    f"MERGE INTO {gate.QUARANTINE} AS q USING {{gone}} AS g "
+                    f"ON q.table_name = {catalog.sql_literal(target)} AND q.rule = g.rule AND q.row_json = g.row_json "
+                    f"WHEN MATCHED AND q.released_by IS NULL THEN UPDATE SET q.released_by = '{self.run_id}'",
+                    gone=gone,
+                )
+        if work.counts["quarantined"]:
+            # A run that died after this step has left its rows here: they are set aside already.
+            fresh = aside.join(there.select(*identity), identity, "left_anti").select(*gate.QUARANTINE_COLUMNS)
             fresh.coalesce(1).writeTo(gate.QUARANTINE).append()
 
     def _with_inferred(
@@ -643,57 +666,66 @@ class _Runner:
         waiting = there.where("is_inferred").join(delivered, list(definition.business_keys), "left_anti")
         return desired.unionByName(waiting)
 
-    def _infer(self, work: _Work, found: DataFrame, dimensions: list[Dimension]) -> None:
-        """Give each key that a fact names and its dimension lacks an inferred member."""
-        for dimension in (one for one in dimensions if one.join.unknown == "infer"):
-            name, key = dimension.join.dimension, dimension.key
-            there = self.spark.table(name)
-            keys = found.select(F.col(dimension.join.key).alias(key)).distinct()
-            missing = keys.join(there.select(key), key, "left_anti")
-            scd2.inferred_members(missing, there, dimension.definition).coalesce(1).writeTo(name).append()
-            version = catalog.version(self.spark, name)
-            self.states[name] = replace(self.states[name], version=version)
-            work.reads = [replace(read, to_version=version) if read.table == name else read for read in work.reads]
+    def _infer(self, work: _Work, mentioned_in: list[DataFrame], dimensions: list[Dimension]) -> None:
+        """Give each key that an accepted event names and its dimension lacks an inferred member.
 
-    def _to_look_up_again(self, work: _Work, dimensions: list[Dimension]) -> Iterator[DataFrame]:
-        """Yield keys of facts that may find something else now than they did."""
+        Of all events and not only of the facts as they are now: an event that another one has superseded was
+        superseded later on another day, or on the same, and the dimension must not depend on which.
+        """
+        for dimension in (one for one in dimensions if one.join.unknown == "infer"):
+            with self.inferring:
+                name, key = dimension.join.dimension, dimension.key
+                there = self.spark.table(name)
+                named = [rows.select(F.col(dimension.join.key).alias(key)) for rows in mentioned_in]
+                keys = named[0]
+                for more in named[1:]:
+                    keys = keys.unionByName(more)
+                missing = changes.kept(keys.distinct().join(there.select(key), key, "left_anti"))
+                if missing.isEmpty():
+                    continue
+                scd2.inferred_members(missing, there, dimension.definition).coalesce(1).writeTo(name).append()
+                version = catalog.version(self.spark, name)
+                self.states[name] = replace(self.states[name], version=version)
+                work.reads = [replace(read, to_version=version) if read.table == name else read for read in work.reads]
+
+    def _to_look_up_again(self, work: _Work) -> list[DataFrame]:
+        """Return the keys of facts that may find something else now than they did, and which were set aside."""
         definition = work.definition
-        keys = list(definition.business_keys)
-        for dimension in dimensions:
+        fact = self.spark.table(definition.target) if definition.dimension_joins else None
+        found = []
+        for dimension in self._dimensions(work):
             join, name = dimension.join, dimension.join.dimension
             after, through = work.cursors[name], work.targets[name]
-            if after == through:
+            if after == through or fact is None:
                 continue
             feed = self._change_feed(name, after, through)
-            fact = self.spark.table(definition.target)
             if join.as_of:
-                moved = facts.moved_boundaries(feed, dimension.table, dimension.definition)
-                moved = moved.withColumnRenamed(dimension.key, "moved_key")
-                yield fact.join(
-                    F.broadcast(moved),
-                    (F.col(join.key) == F.col("moved_key"))
-                    & (F.col("touched_from").isNull() | (F.col(join.as_of) >= F.col("touched_from"))),
-                    "left_semi",
-                ).select(*keys)
+                moved = facts.moved_boundaries(feed, dimension.table, dimension.definition, join.take)
             else:
                 moved = facts.changed_values(feed, dimension.definition, join.take)
-                moved = moved.withColumnRenamed(dimension.key, "moved_key")
-                yield fact.join(F.broadcast(moved), F.col(join.key) == F.col("moved_key"), "left_semi").select(*keys)
+            moved = F.broadcast(moved.withColumnRenamed(dimension.key, "moved_key"))
+            is_theirs = F.col(join.key) == F.col("moved_key")
+            if join.as_of:
+                since = F.col("touched_from")
+                is_theirs &= since.isNull() | (F.col(join.as_of) >= since)
+            again = fact.join(moved, is_theirs, "left_semi")
+            found.append(again.select(*definition.business_keys, F.lit(False).alias("was_aside")))
             if join.unknown == "quarantine":
-                yield self._waiting(definition, dimension, moved)
+                waiting = self._waiting(definition, dimension)
+                came = feed.where("_change_type = 'insert'").select(F.col(dimension.key).alias("came_key"))
+                waiting = waiting.join(F.broadcast(came), F.col(join.key) == F.col("came_key"), "left_semi")
+                found.append(waiting.select(*definition.business_keys, F.lit(True).alias("was_aside")))
+        return found
 
-    def _waiting(self, definition: TableDefinition, dimension: Dimension, arrived: DataFrame) -> DataFrame:
-        """Return the keys of facts that were set aside because of what has arrived now."""
+    def _waiting(self, definition: TableDefinition, dimension: Dimension) -> DataFrame:
+        """Return the rows that were set aside because a dimension lacked what they name: business and join keys."""
         schema = self.spark.table(definition.source).select(*definition.business_keys, dimension.join.key).schema
-        row = F.from_json("row_json", schema)
         aside = self.spark.table(gate.QUARANTINE).where(
             (F.col("table_name") == definition.target)
             & (F.col("rule") == dimension.known_rule)
             & F.col("released_by").isNull()
         )
-        rows = aside.select(row.alias("row")).select("row.*")
-        found = rows.join(F.broadcast(arrived), F.col(dimension.join.key) == F.col("moved_key"), "left_semi")
-        return found.select(*definition.business_keys)
+        return aside.select(F.from_json("row_json", schema).alias("row")).select("row.*")
 
     def _overwrite(self, work: _Work, desired: DataFrame) -> None:
         definition = work.definition
@@ -737,8 +769,8 @@ class _Runner:
         return tuple(results)
 
 
-def _lookup_counts() -> list[Any]:
-    return [F.count_if(F.col(name)).alias(name) for name in ("is_unknown", "is_before", "is_in_gap")]
+def _lookup_counts() -> list[Column]:
+    return [F.count_if(name).alias(name) for name in facts.FLAGS]
 
 
 def _matching(rows: DataFrame, some_keys: DataFrame, keys: list[str], how: str) -> DataFrame:
