@@ -105,13 +105,17 @@ WHERE rule IS NULL AND is_deleted IS NOT TRUE
 """
 
 # After orders_clean, from which {orders} are read: asking its few orders without a version saves a pass over bronze.
+# Every accepted event names a customer, also one that another event of its order has superseded.
 DIM_CUSTOMERS = """
 SELECT * EXCLUDE (serves_from, serves_until), end_date IS NULL AS is_current, false AS is_inferred
 FROM customer_versions
 UNION ALL BY NAME
 SELECT DISTINCT customer_id, TIMESTAMP '1900-01-01' AS start_date, true AS is_current, true AS is_inferred
-FROM {orders} ANTI JOIN customer_versions USING (customer_id)
-WHERE customer_start_date = TIMESTAMPTZ '1900-01-01 00:00:00+00'
+FROM (
+    SELECT customer_id FROM {orders} WHERE customer_start_date = TIMESTAMPTZ '1900-01-01 00:00:00+00'
+    UNION ALL
+    SELECT customer_id FROM orders_repeated WHERE rule IS NULL
+) ANTI JOIN customer_versions USING (customer_id)
 """
 
 # In decimals throughout: a division would be one of doubles. Round is half-up for what is not negative.
