@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shared import catalog
+from shared.bronze.contracts import AUDIT_COLUMNS
 from shared.errors import MetadataError
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ DECLARATIONS = Path(__file__).with_name("silver") / "tables.toml"
 CONTROL_TABLE = "ops.table_metadata"
 
 Severity = Literal["warn", "quarantine", "fail"]
+
+_ABOUT_THE_DELIVERY = {column.name for column in AUDIT_COLUMNS}
 
 _VOCABULARY: dict[str, Severity] = {"expect": "warn", "expect_or_quarantine": "quarantine", "expect_or_fail": "fail"}
 
@@ -231,7 +234,7 @@ def _own_problems(definition: TableDefinition, columns: Mapping[str, Sequence[st
     if definition.source not in columns:
         found.append(f"unknown source {definition.source}: expected one of {_all(columns)}")
         return found
-    there = columns[definition.source]
+    there = [name for name in columns[definition.source] if name not in _ABOUT_THE_DELIVERY]
     named = {
         "business_keys": definition.business_keys,
         "sequence_column": (definition.sequence_column,),
@@ -319,11 +322,20 @@ _STRUCTURE = {
 }
 
 
-def publish(spark: SparkSession, definitions: Sequence[TableDefinition]) -> list[TableDefinition]:
+def publish(
+    spark: SparkSession,
+    definitions: Sequence[TableDefinition],
+    require: Callable[[list[TableDefinition]], None] = lambda all_of_them: None,
+) -> list[TableDefinition]:
     """Bring declarations into ``ops.table_metadata`` and return all that is there, in processing order.
 
     A declared table's row is made equal to its declaration; rows of other targets stay. If nothing differs, nothing
     is written.
+
+    Args:
+        spark: the session.
+        definitions: the declarations.
+        require: is handed what the table will hold, and raises if that must not be.
 
     Raises:
         MetadataError: if a row of the control table is not a declaration.
@@ -338,6 +350,13 @@ def publish(spark: SparkSession, definitions: Sequence[TableDefinition]) -> list
         )
     there = {row.target: row.asDict(recursive=True) for row in spark.table(CONTROL_TABLE).collect()}
     changed = [_row(definition) for definition in definitions if _row(definition) != there.get(definition.target)]
+    # An INSERT by hand may leave out the lists.
+    entries = [
+        {name: value for name, value in row.items() if name != "layer" and value is not None}
+        for row in (there | {row["target"]: row for row in changed}).values()
+    ]
+    known = parse(entries, CONTROL_TABLE)
+    require(known)
     if changed:
         schema = ", ".join(f"`{name}` {kind}" for name, (kind, _) in _STRUCTURE.items())
         frame = spark.createDataFrame([tuple(row[name] for name in _STRUCTURE) for row in changed], schema)
@@ -346,12 +365,7 @@ def publish(spark: SparkSession, definitions: Sequence[TableDefinition]) -> list
             "WHEN MATCHED THEN UPDATE SET * WHEN NOT MATCHED THEN INSERT *",
             declared=frame,
         )
-        there |= {row["target"]: row for row in changed}
-    # An INSERT by hand may leave out the lists.
-    entries = [
-        {name: value for name, value in row.items() if name != "layer" and value is not None} for row in there.values()
-    ]
-    return parse(entries, CONTROL_TABLE)
+    return known
 
 
 def _row(definition: TableDefinition) -> dict[str, Any]:

@@ -90,8 +90,8 @@ def run(
     settings = settings or get_settings()
     with one_run_at_a_time(settings):
         run_log.create_tables(spark)
-        known = metadata.publish(spark, definitions if definitions is not None else metadata.declared())
-        _require_sound(spark, known)
+        declared = metadata.declared() if definitions is None else definitions
+        known = metadata.publish(spark, declared, lambda everything: _require_sound(spark, everything))
         create_quarantine(spark)
         chosen = _chosen(known, tables)
         return _Runner(spark, known, full, run_id or run_log.new_run_id(), on_end).run(chosen)
@@ -661,10 +661,15 @@ class _Runner:
         self, desired: DataFrame, definition: TableDefinition, current: DataFrame | None = None
     ) -> DataFrame:
         """Add the inferred members that still wait for their thing to be delivered."""
-        there = self.spark.table(definition.target) if current is None else current
-        delivered = desired.select(*definition.business_keys)
-        waiting = there.where("is_inferred").join(delivered, list(definition.business_keys), "left_anti")
-        return desired.unionByName(waiting)
+        keys = list(definition.business_keys)
+        if len(keys) > 1:
+            return desired  # a fact names a thing by one key, so none was ever inferred
+        if current is not None:
+            return desired.unionByName(current.where("is_inferred").join(desired.select(*keys), keys, "left_anti"))
+        # As it was: the table may be about to be replaced, by one with other columns.
+        there = self._snapshot(definition.target, self.states[definition.target].version)
+        waiting = there.where("is_inferred").select(*keys).join(desired.select(*keys), keys, "left_anti")
+        return desired.unionByName(scd2.inferred_members(waiting, desired, definition))
 
     def _infer(self, work: _Work, mentioned_in: list[DataFrame], dimensions: list[Dimension]) -> None:
         """Give each key that an accepted event names and its dimension lacks an inferred member.
