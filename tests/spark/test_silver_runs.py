@@ -346,11 +346,10 @@ def test_a_column_that_becomes_tracked_leaves_inferred_members_in_place(shop):
         for one in metadata.declared()
     ]
     done = shop.run(definitions=wider)
-    assert (done[DIMENSION].status, done[DIMENSION].reason) == ("succeeded", "its definition has changed")
+    assert (done[DIMENSION].reason, done[DIMENSION].status) == ("its definition has changed", "succeeded")
     assert "signup_date" not in shop.spark.table(DIMENSION).columns
     assert done[FACT].status == "succeeded", done[FACT]
     assert shop.pointing() == {"O-1": 20, "O-2": None}
-    assert shop.broken_laws() == []
     assert {run.status for run in shop.run(definitions=wider).values()} == {"unchanged"}
     shop.run()
     assert shop.pointing() == {"O-1": 10, "O-2": None}
@@ -573,7 +572,7 @@ def test_facts_side_by_side_infer_one_member_for_one_key(shop):
     both = [*metadata.declared(), *(fact(f"silver.fact_{name}", OF_CUSTOMERS) for name in "abc")]
     shop.deliver(product("P-1", 1), customer("C-0", 1), *(order(f"O-{n}", f"C-{n}", 10) for n in range(1, 9)))
     done = shop.run(definitions=both)
-    assert {run.status for run in done.values()} == {"succeeded"}
+    assert {run.status for run in done.values()} == {"succeeded"}, done
     shop.delivered_and_run(*(arrived(order(f"O-{n}", f"C-{n}", 10), 2) for n in range(10, 19)), definitions=both)
     inferred = [row.customer_id for row in shop.rows(f"SELECT customer_id FROM {DIMENSION} WHERE is_inferred")]
     assert sorted(inferred) == sorted(f"C-{n}" for n in (*range(1, 9), *range(10, 19)))
