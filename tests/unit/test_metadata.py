@@ -79,7 +79,7 @@ WRONG = {
         ],
         [
             f"silver.people: unknown column {column} in {field}: "
-            "bronze.people has id, name, city, is_gone, at, _malformed"
+            "bronze.people has id, name, city, is_gone, at"
             for column, field in (
                 ("nr", "business_keys"),
                 ("when", "sequence_column"),
