@@ -228,11 +228,12 @@ class _Runner:
         """Held by a fact that adds members to a dimension: another at its side may lack the same ones."""
 
     def run(self, chosen: Sequence[TableDefinition]) -> list[TableRun]:
-        self.last = run_log.last_runs(self.spark, sorted(self.known))
-        mentioned = {name for one in chosen for name in (one.target, one.source, *one.depends_on)}
+        mentioned = sorted({name for one in chosen for name in (one.target, one.source, *one.depends_on)})
         with ThreadPoolExecutor(max_workers=4) as pool:
-            found = pool.map(self._state, sorted(mentioned))
-            self.states = {name: state for name, state in zip(sorted(mentioned), found, strict=True) if state}
+            last = pool.submit(run_log.last_runs, self.spark, sorted(self.known))
+            states = pool.map(self._state, mentioned)
+            self.states = {name: state for name, state in zip(mentioned, states, strict=True) if state}
+            self.last = last.result()
             try:
                 for _, level in groupby(chosen, key=lambda definition: definition.processing_order):
                     for table in pool.map(self._run_table, list(level)):
