@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import functions as F
 
@@ -131,5 +131,10 @@ def kept(frame: DataFrame) -> DataFrame:
     Spark Connect with every question: left to grow, it costs more than the work. Databricks serverless keeps no
     rows between questions, so there the frame is returned as it is.
     """
+    if on_databricks():
+        return frame
     # Not eagerly: the first question that is asked of it computes it, which is one job less.
-    return frame if on_databricks() else frame.localCheckpoint(eager=False)
+    checkpoint: Any = frame.localCheckpoint(eager=False)
+    # pyspark gives it to the process's default session, which may be a session to the engine of another home.
+    checkpoint._session = checkpoint._plan._spark_session = frame.sparkSession
+    return checkpoint  # type: ignore[no-any-return]
