@@ -1,0 +1,220 @@
+"""The generated shop: day by day and all at once, injected = found, and equal to an independent calculation."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shutil
+from collections import Counter
+from types import ModuleType
+
+import duckdb
+import pytest
+from spark.silver_cases import SILVER, Shop
+
+from generators import Manifest, generate
+from shared import bronze
+from shared.bronze.contracts import SOURCES
+from shared.settings import CHECKOUT
+
+DAYS = 3
+
+FOUND_AS = {
+    "customers": {
+        "null_key": "customer_id_is_not_null",
+        "malformed_line": "line_is_well_formed",
+        "null_email": "email_is_not_null",
+        "malformed_email": "email_is_valid",
+    },
+    "products": {"null_key": "product_id_is_not_null", "malformed_line": "line_is_well_formed"},
+    "orders": {
+        "null_key": "order_id_is_not_null",
+        "malformed_line": "line_is_well_formed",
+        "non_positive_quantity": "quantity_is_positive",
+        "unknown_product": "product_id_is_known",
+        "impossible_status": "status_is_known",
+    },
+}
+"""Source to the kinds of defect that set a row aside, each with the rule that finds it."""
+
+COUNTED_AS = {
+    ("duplicate_row", "redelivered_file"): "row_is_not_a_duplicate",
+    ("tie",): "updated_at_is_not_tied",
+    ("late_update",): "updated_at_is_in_order",
+    ("early_arriving_customer",): "customer_id_is_known",
+}
+"""Kinds that are no fault of the row, with the rule that counts them."""
+
+OF_THE_FEED = ("_change_type", "__is_cdc")
+"""Columns that files may have because of the change data feed, and that are none of the table."""
+
+TARGETS = {"customers": "silver.dim_customers", "products": "silver.dim_products", "orders": "silver.orders_clean"}
+
+
+class Result:
+    """What one way of running the shop left behind."""
+
+    def __init__(self, shop: Shop) -> None:
+        self.contents = shop.contents()
+        self.broken_laws = shop.broken_laws()
+        self.log = shop.rows("SELECT * FROM ops.run_log ORDER BY started_at")
+        self.found = Counter()
+        for row in shop.rows("SELECT table_name, rule, rows_failed FROM ops.quality_results"):
+            self.found[row.table_name, row.rule] += row.rows_failed
+        self.aside = Counter(
+            (row.table_name, row.rule)
+            for row in shop.rows("SELECT table_name, rule FROM silver.quarantine WHERE released_by IS NULL")
+        )
+
+
+@pytest.fixture(scope="module")
+def manifest(shop_by_day: tuple[Manifest, Result]) -> Manifest:
+    return shop_by_day[0]
+
+
+@pytest.fixture(scope="module")
+def by_day(shop_by_day: tuple[Manifest, Result]) -> Result:
+    return shop_by_day[1]
+
+
+@pytest.fixture(scope="module")
+def shop_by_day(spark):
+    """Every day generated, ingested and run before the next."""
+    shop = Shop(spark)
+    forget(shop)
+    shutil.rmtree(shop.home.raw, ignore_errors=True)
+    for day in range(DAYS + 1):
+        manifest = generate(shop.home.raw, scale=0.05, seed=7, defects=0.05, days=day, progress=False)
+        bronze.ingest(spark)
+        shop.run()
+    yield manifest, Result(shop)
+    forget(shop)
+    shutil.rmtree(shop.home.raw)
+
+
+@pytest.fixture(scope="module")
+def independent(spark, shop_by_day, tmp_path_factory) -> duckdb.DuckDBPyConnection:
+    """Both calculations side by side: ``ours`` and ``theirs``, a schema each, instants as microseconds."""
+    shop, out = Shop(spark), tmp_path_factory.mktemp("independent")
+    calculation = by_path("duckdb_silver")
+    calculation.silver(shop.home.lakehouse / "bronze", out, threads=2)
+    con = duckdb.connect()
+    con.execute("SET TimeZone = 'UTC'")
+    for schema, directory in (("ours", shop.home.lakehouse / "silver"), ("theirs", out)):
+        con.execute(f"CREATE SCHEMA {schema}")
+        for table in ("dim_customers", "dim_products", "orders_clean", "quarantine"):
+            relation = con.read_parquet(calculation.parquet_files(directory / table), union_by_name=True)
+            columns = ", ".join(
+                f"epoch_us({name}) AS {name}" if "TIMESTAMP" in str(kind) else name
+                for name, kind in zip(relation.columns, relation.types, strict=True)
+                if name not in OF_THE_FEED
+            )
+            relation.project(columns).to_table(f"{schema}.{table}")
+    yield con
+    con.close()
+
+
+@pytest.fixture(scope="module")
+def at_once(spark, shop_by_day, independent) -> Result:
+    """All days in one run, after the tables of the daily runs have been used."""
+    shop = Shop(spark)
+    forget(shop)
+    bronze.ingest(spark)
+    shop.run()
+    return Result(shop)
+
+
+def forget(shop: Shop) -> None:
+    for name in SOURCES:
+        bronze.reset(shop.spark, name)
+    shop.clear()
+
+
+def by_path(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, CHECKOUT / "benchmarks" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_day_by_day_and_all_at_once_are_the_same_rows(by_day, at_once):
+    for table in (*SILVER, "silver.quarantine"):
+        assert len(by_day.contents[table]) == len(set(by_day.contents[table])) > 0
+        assert at_once.contents[table] == by_day.contents[table], table
+
+
+def test_the_laws_hold_and_every_row_is_accounted_for(manifest, by_day, at_once):
+    for result in (by_day, at_once):
+        assert result.broken_laws == []
+        for source, table in TARGETS.items():
+            runs = [row for row in result.log if row.table_name == table]
+            assert {row.status for row in runs} == {"succeeded"}
+            assert sum(row.rows_read for row in runs) == manifest.rows(source)
+            for row in runs:
+                assert row.rows_read == row.rows_accepted + row.rows_quarantined + row.rows_duplicate
+
+
+@pytest.mark.parametrize("way", ["by_day", "at_once"])
+def test_ac_004_as_many_defects_are_found_as_were_injected_of_every_kind(request, manifest, way):
+    result: Result = request.getfixturevalue(way)
+    for source, table in TARGETS.items():
+        injected = manifest.defects(source)
+        found, expected = {}, {}
+        for kind, rule in FOUND_AS[source].items():
+            expected[kind] = injected[kind]
+            found[kind] = result.found[table, rule]
+            # What is there is what was counted: no row was lost, and none stayed aside that came good.
+            assert result.aside[table, rule] == injected[kind], (source, kind)
+        for kinds, rule in COUNTED_AS.items():
+            expected[kinds] = sum(injected.get(kind, 0) for kind in kinds)
+            found[kinds] = result.found[table, rule]
+        assert found == expected, source
+        covered = {kind for kind in expected if isinstance(kind, str)} | {
+            kind for kinds in COUNTED_AS for kind in kinds
+        }
+        assert injected.keys() <= covered
+    every = Counter()
+    for source in TARGETS:
+        every.update(manifest.defects(source))
+    kinds = {kind for kinds in (*FOUND_AS.values(), *COUNTED_AS) for kind in kinds}
+    assert {kind for kind in kinds if not every[kind]} == set(), "a kind that was never injected proves nothing"
+
+
+@pytest.mark.parametrize("table", ["dim_products", "dim_customers", "orders_clean"])
+def test_every_row_is_that_of_the_independent_calculation(independent, table):
+    con = independent
+    theirs = [name for name, *_ in con.execute(f"DESCRIBE theirs.{table}").fetchall()]
+    ours = f"SELECT {', '.join(theirs)} FROM ours.{table}"
+    if table == "orders_clean":
+        # There a customer's version is named by its start.
+        columns = ", ".join("start_date" if name == "customer_start_date" else f"o.{name}" for name in theirs)
+        ours = f"SELECT {columns} FROM ours.orders_clean o JOIN ours.dim_customers c USING (customer_sk)"
+    other = f"SELECT {', '.join(theirs)} FROM theirs.{table}"
+    rows = con.execute(f"SELECT (SELECT count(*) FROM ({ours})), (SELECT count(*) FROM ({other}))").fetchone()
+    assert rows[0] == rows[1] > 0
+    unnamed = {name for name, *_ in con.execute(f"DESCRIBE ours.{table}").fetchall()} - set(theirs)
+    assert unnamed == ({"customer_sk"} if table != "dim_products" else set())
+    for one, two in ((ours, other), (other, ours)):
+        assert con.execute(f"SELECT * FROM ({one} EXCEPT ALL {two}) LIMIT 3").fetchall() == []
+
+
+def test_what_is_set_aside_is_that_of_the_independent_calculation(independent):
+    def rows(query: str) -> Counter:
+        return Counter((*row[:3], plain(row[3])) for row in independent.execute(query).fetchall())
+
+    ours = rows("SELECT table_name, rule, source, row_json FROM ours.quarantine WHERE released_by IS NULL")
+    theirs = rows("SELECT table_name, rule, source_file, row_json FROM theirs.quarantine")
+    assert ours - theirs == theirs - ours == Counter()
+    assert ours.total() > 0
+
+
+def plain(row_json: str) -> str:
+    """Return a row's JSON with instants and numbers in one spelling."""
+    row = json.loads(row_json)
+    for name, value in row.items():
+        if isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.0+)?(Z|\+00)?", value):
+            row[name] = value[:19].replace("T", " ")
+        elif isinstance(value, float | int) and not isinstance(value, bool):
+            row[name] = float(value)
+    return json.dumps(row, sort_keys=True)
