@@ -101,6 +101,9 @@ def spark_conf(settings: Settings) -> dict[str, str]:
         # Every task costs some milliseconds; at this size many partitions are mostly cost.
         "spark.sql.shuffle.partitions": str(max(2, min(4, cores))),
         "spark.sql.sources.parallelPartitionDiscovery.parallelism": "5",
+        # A nightly run has some hundred stages, the same each night. Spark keeps the code of the last 100 only, so each
+        # would be compiled anew, by Janino and then by the JIT.
+        "spark.sql.codegen.cache.maxEntries": "1000",
         "spark.databricks.delta.snapshotPartitions": "1",
         # Other Delta readers (DuckDB, delta-rs, the dashboard) read these tables too.
         "spark.databricks.delta.properties.defaults.enableDeletionVectors": "false",
