@@ -78,8 +78,7 @@ WRONG = {
             | {"columns": ["nick"]}
         ],
         [
-            f"silver.people: unknown column {column} in {field}: "
-            "bronze.people has id, name, city, is_gone, at"
+            f"silver.people: unknown column {column} in {field}: bronze.people has id, name, city, is_gone, at"
             for column, field in (
                 ("nr", "business_keys"),
                 ("when", "sequence_column"),
