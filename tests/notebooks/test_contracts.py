@@ -91,13 +91,13 @@ def test_day_1_fails_if_a_schema_has_another_comment(spark: Any, course: Setting
 
 
 def test_day_1_fails_if_a_schema_is_missing_or_elsewhere(spark: Any, course: Settings, tmp_path: Path) -> None:
-    comment = catalog.sql_literal(catalog.SCHEMAS["silver"])
-    spark.sql("DROP SCHEMA silver")
+    comment = catalog.sql_literal(catalog.SCHEMAS["gold"])
+    spark.sql("DROP SCHEMA gold")
     try:
-        assert failures(spark, 1) == {SCHEMAS: "silver is missing"}
-        spark.sql(f"CREATE SCHEMA silver COMMENT {comment} LOCATION '{tmp_path.as_uri()}'")
-        assert "silver is kept in file:" in failures(spark, 1)[SCHEMAS]
-        spark.sql("DROP SCHEMA silver")
+        assert failures(spark, 1) == {SCHEMAS: "gold is missing"}
+        spark.sql(f"CREATE SCHEMA gold COMMENT {comment} LOCATION '{tmp_path.as_uri()}'")
+        assert "gold is kept in file:" in failures(spark, 1)[SCHEMAS]
+        spark.sql("DROP SCHEMA gold")
     finally:
         catalog.create_schemas(spark)
 
