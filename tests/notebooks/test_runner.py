@@ -21,6 +21,7 @@ from rich.console import Console
 from shared import catalog
 from shared.course.checks import Result, write_receipt
 from shared.course.contracts.week1 import COURSE_DAYS
+from shared.course.days import DAYS
 from shared.course.execution import environment, execute, parameters_of
 from shared.course.runner import CourseRun, print_run, run
 from shared.errors import CourseError
@@ -44,7 +45,7 @@ def test_days_run_in_order_and_what_they_cost_is_told(spark: Any, notebooks: Not
     assert result.ok, result.error
     assert [day.name for day in result.days] == ["02_first", "02_second"]
     (table,) = result.days[0].tables
-    assert (table.table, table.version, table.rows) == (COURSE_DAYS, 0, 4)
+    assert (table.table, table.version, table.rows) == (COURSE_DAYS, 0, len(DAYS))
     assert result.days[1].tables[0].version == 1
     assert all(day.peak_mb > 100 and day.seconds > 0 and day.checks_passed == 1 for day in result.days)
     assert first.notebook.read_bytes() == before, "the source notebook is left alone"
@@ -53,10 +54,11 @@ def test_days_run_in_order_and_what_they_cost_is_told(spark: Any, notebooks: Not
     # For people and for programs.
     console = Console(record=True, width=120, file=io.StringIO())
     print_run(result, console)
-    assert re.search(r"2\s+Sample\s+[\d.]+\s+[\d,]+\s+1 ok\s+ops\.course_days\s+0\s+4", console.export_text())
+    line = rf"2\s+Sample\s+[\d.]+\s+[\d,]+\s+1 ok\s+ops\.course_days\s+0\s+{len(DAYS)}"
+    assert re.search(line, console.export_text())
     content = json.loads(json.dumps(result.as_dict()))
     assert content["ok"]
-    assert content["days"][0]["tables"] == [{"table": COURSE_DAYS, "version": 0, "rows": 4}]
+    assert content["days"][0]["tables"] == [{"table": COURSE_DAYS, "version": 0, "rows": len(DAYS)}]
 
 
 def test_a_failing_cell_stops_the_run_and_is_shown(spark: Any, notebooks: Notebooks) -> None:
