@@ -135,25 +135,32 @@ def test_a_first_run_that_is_killed_converges(shop, undisturbed, tmp_path):
     assert shop.contents() == undisturbed
 
 
-def test_when_the_engine_is_killed_the_run_says_so_and_the_next_one_converges(settings, undisturbed, tmp_path):
-    session = engine.session(engine.up(settings))
-    shop = Shop(session, settings)
+@pytest.fixture
+def home(settings):
+    """A home, and so an engine, that only this test uses."""
+    yield settings
+    engine.down(settings)
+
+
+def test_when_the_engine_is_killed_the_run_says_so_and_the_next_one_converges(home, undisturbed, tmp_path):
+    session = engine.session(engine.up(home))
+    shop = Shop(session, home)
     done = shop.delivered_and_run(*STANDING)
     assert {run.status for run in done.values()} == {"succeeded"}, "while this process has a session to another engine"
     shop.deliver(*NEWS)
     session.stop()
 
     def kill_engine() -> None:
-        record = engine.running(settings)
+        record = engine.running(home)
         server = record.process()
         os.kill(record.pid, signal.SIGKILL)
         psutil.wait_procs([server], timeout=10)
 
     # While the dimension is being written.
-    files = settings.lakehouse / "silver" / "dim_customers"
+    files = home.lakehouse / "silver" / "dim_customers"
     there = set(files.glob("*.parquet"))
     point = "quarantine written, dimension not"
-    process, reached = started(settings.home, point, tmp_path)
+    process, reached = started(home.home, point, tmp_path)
     wait_for(reached.exists, point, process)
     process.stdin.write("go on\n")
     process.stdin.flush()
@@ -164,22 +171,19 @@ def test_when_the_engine_is_killed_the_run_says_so_and_the_next_one_converges(se
 
     # Between the inferred members and the fact.
     point = "inferred members written, fact not"
-    process, reached = started(settings.home, point, tmp_path)
+    process, reached = started(home.home, point, tmp_path)
     wait_for(reached.exists, point, process)
     kill_engine()
     _, errors = process.communicate("go on\n", timeout=120)
     assert process.returncode != 0, errors
 
-    session = engine.session(engine.up(settings))
-    try:
-        shop = Shop(session, settings)
-        shop.run()
-        assert shop.contents() == undisturbed
-        assert shop.broken_laws() == []
-        assert {run.status for run in shop.run().values()} == {"unchanged"}
-    finally:
-        session.stop()
-        engine.down(settings)
+    session = engine.session(engine.up(home))
+    shop = Shop(session, home)
+    shop.run()
+    assert shop.contents() == undisturbed
+    assert shop.broken_laws() == []
+    assert {run.status for run in shop.run().values()} == {"unchanged"}
+    session.stop()
 
 
 def test_runs_at_once_end_as_if_one_had_waited_for_the_other(spark, shop, undisturbed, tmp_path):
