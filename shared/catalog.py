@@ -8,6 +8,7 @@ the landing zone is the volume ``bronze.raw_data``; locally a table is the plain
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,9 @@ SCHEMAS = {
     "ops": "Control tables, run logs and quality results of the pipeline itself.",
 }
 """The schemas and their comments, in the order in which data passes through them."""
+
+Columns = Mapping[str, tuple[str, str]]
+"""Name to Spark SQL type and comment, in table order."""
 
 VOLUME = "bronze.raw_data"
 """The landing volume."""
@@ -86,6 +90,37 @@ def tables(spark: SparkSession, schemas: tuple[str, ...] = tuple(SCHEMAS)) -> li
         rows = spark.sql(f"SHOW TABLES IN {schema}").collect()
         names += sorted(f"{schema}.{row.tableName}" for row in rows if not row.isTemporary)
     return names
+
+
+def create_table(
+    spark: SparkSession,
+    table: str,
+    columns: Columns,
+    comment: str,
+    *,
+    properties: Mapping[str, str] | None = None,
+    partitioned_by: str | None = None,
+    replace: bool = False,
+) -> None:
+    """Make an empty Delta table with a comment on each column.
+
+    A table of that name is left as it is, or with ``replace`` becomes the new one, its history kept.
+    """
+    if not replace and table_exists(spark, table):
+        return
+    described = ", ".join(f"`{name}` {kind} COMMENT {sql_literal(text)}" for name, (kind, text) in columns.items())
+    create = "CREATE OR REPLACE TABLE" if replace else "CREATE TABLE IF NOT EXISTS"
+    partition = f" PARTITIONED BY ({partitioned_by})" if partitioned_by else ""
+    set_to = ", ".join(f"{sql_literal(name)} = {sql_literal(value)}" for name, value in (properties or {}).items())
+    spark.sql(
+        f"{create} {table} ({described}) USING delta{partition} "
+        f"COMMENT {sql_literal(comment)}" + (f" TBLPROPERTIES ({set_to})" if set_to else "")
+    )
+
+
+def schema_of(columns: Columns) -> str:
+    """Return columns as the schema of a frame, for ``spark.createDataFrame``."""
+    return ", ".join(f"`{name}` {kind}" for name, (kind, _) in columns.items())
 
 
 def table_exists(spark: SparkSession, table: str) -> bool:

@@ -21,6 +21,11 @@ class ShopMetricsError(Exception):
         super().__init__(f"{problem}\n  -> {hint}" if hint else problem)
 
 
+def first_line(error: BaseException) -> str:
+    """Return what an error says before it goes into plans, stacks and advice: the first line of its text."""
+    return str(error).strip().split("\n")[0]
+
+
 class SettingsError(ShopMetricsError):
     """A setting is unknown or has a value that cannot be used."""
 

@@ -81,6 +81,11 @@ class DimensionJoin(_Declared):
     unknown: Literal["infer", "quarantine"]
     """A key that the dimension does not have: add an inferred member to the dimension, or set the row aside."""
 
+    @property
+    def known_rule(self) -> str:
+        """The rule under which a row with an unknown key is counted or set aside."""
+        return f"{self.key}_is_known"
+
 
 class DerivedColumn(_Declared):
     """A column computed from the row itself; the expression may use derived columns above it."""
@@ -111,6 +116,11 @@ class TableDefinition(_Declared):
     dimension_joins: tuple[DimensionJoin, ...] = ()
     derived_columns: tuple[DerivedColumn, ...] = ()
     is_enabled: bool = True
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The tables that it is made from: its source, and the dimensions that it looks up."""
+        return (self.source, *(join.dimension for join in self.dimension_joins))
 
     @property
     def carried(self) -> tuple[str, ...]:
@@ -340,32 +350,39 @@ def publish(
     Raises:
         MetadataError: if a row of the control table is not a declaration.
     """
-    if not catalog.table_exists(spark, CONTROL_TABLE):
-        columns = ", ".join(
-            f"`{name}` {kind} COMMENT {catalog.sql_literal(comment)}" for name, (kind, comment) in _STRUCTURE.items()
-        )
-        spark.sql(
-            f"CREATE TABLE IF NOT EXISTS {CONTROL_TABLE} ({columns}) USING delta "
-            "COMMENT 'What the pipeline is told: one row a table.'"
-        )
-    there = {row.target: row.asDict(recursive=True) for row in spark.table(CONTROL_TABLE).collect()}
+    catalog.create_table(spark, CONTROL_TABLE, _STRUCTURE, "What the pipeline is told: one row a table.")
+    there = {row["target"]: row for row in _rows(spark)}
     changed = [_row(definition) for definition in definitions if _row(definition) != there.get(definition.target)]
-    # An INSERT by hand may leave out the lists.
-    entries = [
-        {name: value for name, value in row.items() if name != "layer" and value is not None}
-        for row in (there | {row["target"]: row for row in changed}).values()
-    ]
-    known = parse(entries, CONTROL_TABLE)
+    known = _definitions((there | {row["target"]: row for row in changed}).values())
     require(known)
     if changed:
-        schema = ", ".join(f"`{name}` {kind}" for name, (kind, _) in _STRUCTURE.items())
-        frame = spark.createDataFrame([tuple(row[name] for name in _STRUCTURE) for row in changed], schema)
+        rows = [tuple(row[name] for name in _STRUCTURE) for row in changed]
+        frame = spark.createDataFrame(rows, catalog.schema_of(_STRUCTURE))
         spark.sql(
             f"MERGE INTO {CONTROL_TABLE} AS t USING {{declared}} AS d ON t.target = d.target "
             "WHEN MATCHED THEN UPDATE SET * WHEN NOT MATCHED THEN INSERT *",
             declared=frame,
         )
     return known
+
+
+def published(spark: SparkSession) -> list[TableDefinition]:
+    """Return what ``ops.table_metadata`` holds, in processing order.
+
+    Raises:
+        MetadataError: if a row of it is not a declaration.
+    """
+    return _definitions(_rows(spark))
+
+
+def _rows(spark: SparkSession) -> list[dict[str, Any]]:
+    return [row.asDict(recursive=True) for row in spark.table(CONTROL_TABLE).collect()]
+
+
+def _definitions(rows: Iterable[Mapping[str, Any]]) -> list[TableDefinition]:
+    # An INSERT by hand may leave out the lists.
+    entries = [{name: value for name, value in row.items() if name != "layer" and value is not None} for row in rows]
+    return parse(entries, CONTROL_TABLE)
 
 
 def _row(definition: TableDefinition) -> dict[str, Any]:

@@ -144,13 +144,7 @@ def create_tables(spark: SparkSession) -> None:
         (RUN_LOG, _LOG, "What the pipeline did: one row for each run and table."),
         (QUALITY_RESULTS, _RESULTS, "Rules and how many rows broke them: one row for each run, table and rule."),
     ):
-        if not catalog.table_exists(spark, table):
-            columns = ", ".join(
-                f"`{name}` {kind} COMMENT {catalog.sql_literal(text)}" for name, (kind, text) in structure.items()
-            )
-            spark.sql(
-                f"CREATE TABLE IF NOT EXISTS {table} ({columns}) USING delta COMMENT {catalog.sql_literal(comment)}"
-            )
+        catalog.create_table(spark, table, structure, comment)
 
 
 def write(spark: SparkSession, runs: Sequence[TableRun]) -> None:
@@ -197,6 +191,5 @@ def _from_row(values: dict[str, Any]) -> TableRun:
     return TableRun(**values | {"reads": reads, "dependencies": tuple(values["dependencies"] or ())})
 
 
-def _append(spark: SparkSession, table: str, structure: dict[str, tuple[str, str]], rows: list[Any]) -> None:
-    schema = ", ".join(f"`{name}` {kind}" for name, (kind, _) in structure.items())
-    spark.createDataFrame(rows, schema).writeTo(table).append()
+def _append(spark: SparkSession, table: str, structure: catalog.Columns, rows: list[Any]) -> None:
+    spark.createDataFrame(rows, catalog.schema_of(structure)).writeTo(table).append()

@@ -20,7 +20,7 @@ from shared import catalog
 from shared.bronze.contracts import AUDIT_COLUMNS, SOURCES, Source
 from shared.bronze.landing import LandedFile, landed_files
 from shared.bronze.parsing import parse_lines
-from shared.errors import PipelineError, SourceError
+from shared.errors import PipelineError, SourceError, first_line
 from shared.home import one_run_at_a_time
 from shared.settings import Settings, get_settings
 
@@ -86,13 +86,12 @@ def create_table(spark: SparkSession, source: Source) -> None:
     Its change data feed is on, so that silver can ask for the rows of the versions it has not seen. For a table that
     is only added to, the feed costs nothing: it is read from the files themselves.
     """
-    comment = catalog.sql_literal(source.comment)
-    columns = ", ".join(
-        f"{column.ddl} COMMENT {catalog.sql_literal(column.comment)}" for column in (*source.columns, *AUDIT_COLUMNS)
-    )
-    spark.sql(
-        f"CREATE TABLE IF NOT EXISTS {source.bronze_table} ({columns}) USING delta COMMENT {comment} "
-        "TBLPROPERTIES ('delta.appendOnly' = 'true', 'delta.enableChangeDataFeed' = 'true')"
+    catalog.create_table(
+        spark,
+        source.bronze_table,
+        {column.name: (column.type, column.comment) for column in (*source.columns, *AUDIT_COLUMNS)},
+        source.comment,
+        properties={"delta.appendOnly": "true", "delta.enableChangeDataFeed": "true"},
     )
 
 
@@ -213,7 +212,7 @@ def _finish(spark: SparkSession, source: Source, files: list[LandedFile], query:
             query.awaitTermination()
         except StreamingQueryException as error:
             raise PipelineError(
-                f"Ingesting {source.name} into {source.bronze_table} failed: {str(error).splitlines()[0]}",
+                f"Ingesting {source.name} into {source.bronze_table} failed: {first_line(error)}",
                 "mend the cause and run again; files already ingested are not read twice",
             ) from error
         for progress in query.recentProgress:

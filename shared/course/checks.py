@@ -21,7 +21,7 @@ from shared import catalog
 from shared.bronze.contracts import SOURCES
 from shared.course import days
 from shared.course.table import Cell, Table
-from shared.errors import CourseError, ShopMetricsError
+from shared.errors import CourseError, ShopMetricsError, first_line
 from shared.runtime.process import write_private
 from shared.runtime.spark import on_databricks
 from shared.settings import Settings, get_settings
@@ -145,7 +145,7 @@ def _run(number: int, entry: _Entry, context: Context) -> Result:
         finding = entry.run(context)
     except (ShopMetricsError, PySparkException, OSError) as error:
         # What is to be checked is not there, or cannot be read: that is an answer too, and not a good one.
-        finding = Finding(str(error).strip().split("\n")[0], "a readable answer", ok=False)
+        finding = Finding(first_line(error), "a readable answer", ok=False)
     ok = finding.found == finding.expected if finding.ok is None else finding.ok
     return Result(number, entry.name, ok, finding.found, finding.expected, entry.cause)
 

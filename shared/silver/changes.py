@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import functions as F
@@ -117,11 +118,13 @@ def between(column: str, low: object, high: object) -> str:
     """Return the condition that a column lies between two values, which files' statistics can answer."""
     if low is None:
         return f"{column} IS NULL"
-    kind = "" if isinstance(low, str) else "TIMESTAMP " if hasattr(low, "isoformat") else ""
-    bounds = [
-        f"{kind}{sql_literal(str(bound))}" if isinstance(bound, str) or kind else str(bound) for bound in (low, high)
-    ]
-    return f"{column} BETWEEN {bounds[0]} AND {bounds[1]}"
+    return f"{column} BETWEEN {_literal(low)} AND {_literal(high)}"
+
+
+def _literal(value: object) -> str:
+    if isinstance(value, str):
+        return sql_literal(value)
+    return f"TIMESTAMP {sql_literal(str(value))}" if isinstance(value, date) else str(value)
 
 
 def kept(frame: DataFrame) -> DataFrame:

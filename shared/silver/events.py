@@ -10,7 +10,6 @@ Everything here is a pure transformation: DataFrame in, DataFrame out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pyspark.sql import Window
@@ -18,6 +17,7 @@ from pyspark.sql import functions as F
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
+    from pyspark.sql.window import WindowSpec
 
     from shared.metadata import TableDefinition
 
@@ -81,17 +81,18 @@ def is_deleted(definition: TableDefinition) -> Column:
 
 def latest_events(events: DataFrame, definition: TableDefinition) -> DataFrame:
     """Return the event of each key that counts last: the greatest sequence, and the winner among its ties."""
-    order = Window.partitionBy(*definition.business_keys).orderBy(
-        F.col(definition.sequence_column).desc(), *precedence(definition, events)
-    )
-    return events.withColumn("place", F.row_number().over(order)).where("place = 1").drop("place")
+    newest_first = F.col(definition.sequence_column).desc()
+    key = Window.partitionBy(*definition.business_keys)
+    return _first(events, key.orderBy(newest_first, *precedence(definition, events)))
 
 
 def without_ties(events: DataFrame, definition: TableDefinition) -> DataFrame:
     """Return one event for each key and sequence value: the winner."""
-    order = Window.partitionBy(*definition.business_keys, definition.sequence_column).orderBy(
-        *precedence(definition, events)
-    )
+    tie = Window.partitionBy(*definition.business_keys, definition.sequence_column)
+    return _first(events, tie.orderBy(*precedence(definition, events)))
+
+
+def _first(events: DataFrame, order: WindowSpec) -> DataFrame:
     return events.withColumn("place", F.row_number().over(order)).where("place = 1").drop("place")
 
 
@@ -116,11 +117,3 @@ def in_question(events: DataFrame, definition: TableDefinition) -> DataFrame:
         )
         .drop("newest_before")
     )
-
-
-def keys_equal(left: Sequence[Column], right: Sequence[Column]) -> Column:
-    """Return the null-safe equality of two lists of key columns: rows without a key belong together too."""
-    condition = F.lit(True)
-    for ours, theirs in zip(left, right, strict=True):
-        condition = condition & ours.eqNullSafe(theirs)
-    return condition

@@ -36,11 +36,6 @@ class Dimension:
         """Its business key, as the dimension names it."""
         return self.definition.business_keys[0]
 
-    @property
-    def known_rule(self) -> str:
-        """The rule under which a fact with an unknown key is counted or set aside."""
-        return f"{self.join.key}_is_known"
-
 
 def without_unknown(events: DataFrame, dimensions: list[Dimension]) -> DataFrame:
     """Break the rule ``<key>_is_known`` for events whose key a dimension lacks, where the join says quarantine.
@@ -55,7 +50,7 @@ def without_unknown(events: DataFrame, dimensions: list[Dimension]) -> DataFrame
         sentence = F.concat(F.lit(f"{join.key} = "), F.col(join.key), F.lit(f": expected one of {join.dimension}"))
         events = (
             found.withColumn("reason", F.when(is_unknown, sentence).otherwise(F.col("reason")))
-            .withColumn("broken_rule", F.when(is_unknown, F.lit(dimension.known_rule)).otherwise(F.col("broken_rule")))
+            .withColumn("broken_rule", F.when(is_unknown, F.lit(join.known_rule)).otherwise(F.col("broken_rule")))
             .drop("known_key")
         )
     return events
@@ -132,7 +127,7 @@ def looked_up(
         for name in join.take:
             value = its(name)
             if name == dimension.definition.surrogate_key:
-                value = F.coalesce(value, scd2.surrogate_key(F.col(join.key), scd2.beginning_of_time()))
+                value = F.coalesce(value, scd2.inferred_key(F.col(join.key)))
             facts = facts.withColumn(name, value)
     for derived in definition.derived_columns:
         facts = facts.withColumn(derived.name, F.expr(f"CAST({derived.expression} AS {derived.type})"))

@@ -23,7 +23,7 @@ from pyspark.sql import functions as F
 
 from shared import catalog, metadata, run_log
 from shared.bronze.contracts import SOURCES
-from shared.errors import MetadataError, PipelineError, ShopMetricsError
+from shared.errors import MetadataError, PipelineError, ShopMetricsError, first_line
 from shared.home import one_run_at_a_time
 from shared.metadata import TableDefinition
 from shared.run_log import LastRuns, Read, RuleResult, TableRun
@@ -108,15 +108,13 @@ def reset(spark: SparkSession, table: str, settings: Settings | None = None) -> 
 
 def create_quarantine(spark: SparkSession) -> None:
     """Make sure that ``silver.quarantine`` exists."""
-    if catalog.table_exists(spark, gate.QUARANTINE):
-        return
-    columns = ", ".join(
-        f"`{name}` {kind} COMMENT {catalog.sql_literal(text)}" for name, (kind, text) in gate.QUARANTINE_COLUMNS.items()
-    )
-    spark.sql(
-        # By table: two tables that are made side by side write here without getting into each other's way.
-        f"CREATE TABLE IF NOT EXISTS {gate.QUARANTINE} ({columns}) USING delta PARTITIONED BY (table_name) "
-        "COMMENT 'Rows that broke a rule, each with the reason.'"
+    catalog.create_table(
+        spark,
+        gate.QUARANTINE,
+        gate.QUARANTINE_COLUMNS,
+        "Rows that broke a rule, each with the reason.",
+        # Two tables that are made side by side write here without getting into each other's way.
+        partitioned_by="table_name",
     )
 
 
@@ -132,7 +130,7 @@ def _chosen(known: Sequence[TableDefinition], tables: Sequence[str] | None) -> l
 
 
 def _require_sound(spark: SparkSession, known: Sequence[TableDefinition]) -> None:
-    contracts = {source.bronze_table: [*source.column_names, "_malformed"] for source in SOURCES.values()}
+    contracts = {source.bronze_table: source.column_names for source in SOURCES.values()}
     there = {
         source: spark.table(source).columns
         for source in {definition.source for definition in known}
@@ -146,35 +144,33 @@ def _require_sound(spark: SparkSession, known: Sequence[TableDefinition]) -> Non
 
 def _not_sql(spark: SparkSession, definition: TableDefinition) -> list[str]:
     """Return which rules and derived columns are not SQL over the table's columns. Spark parses; nothing is read."""
-    frame = spark.table(definition.source)
-    wrong = []
-
-    def attempt(what: str, column: Any) -> None:
-        nonlocal frame
-        try:
-            extended = frame.select("*", column)
-            extended.schema  # noqa: B018  asks the engine to resolve it
-            if what.startswith("derived"):
-                frame = extended
-        except PySparkException as error:
-            wrong.append(f"{what} is not SQL over {definition.source}: {_first_line(error)}")
-
+    rows = spark.table(definition.source)
     rules = [(f"rule {rule.name}", F.expr(f"CAST(({rule.expectation}) AS BOOLEAN) AS r_")) for rule in definition.rules]
     derived = [
         (f"derived column {one.name}", F.expr(f"CAST({one.expression} AS {one.type}) AS `{one.name}`"))
         for one in definition.derived_columns
     ]
+    # All at once, which is one question to the engine. Only if something is wrong, one by one.
+    everything = rows.select("*", *(column for _, column in rules))
+    for _, column in derived:
+        everything = everything.select("*", column)
+    if _why_not(everything) is None:
+        return []
+    wrong = [(what, _why_not(rows.select("*", column))) for what, column in rules]
+    for what, column in derived:
+        extended = rows.select("*", column)
+        wrong.append((what, _why_not(extended)))
+        rows = extended if wrong[-1][1] is None else rows
+    return [f"{what} is not SQL over {definition.source}: {why}" for what, why in wrong if why is not None]
+
+
+def _why_not(frame: DataFrame) -> str | None:
+    """Return why the engine cannot resolve a frame, None if it can."""
     try:
-        # All at once, which is one question to the engine. Only if something is wrong, one by one.
-        spark.table(definition.source).select("*", *(column for _, column in rules)).schema  # noqa: B018
-        if not derived:
-            return []
-        rules = []
-    except PySparkException:
-        pass
-    for what, column in (*rules, *derived):
-        attempt(what, column)
-    return wrong
+        frame.schema  # noqa: B018  asks the engine
+    except PySparkException as error:
+        return first_line(error)
+    return None
 
 
 @dataclass
@@ -196,7 +192,6 @@ class _Work:
     counts: dict[str, int] = field(default_factory=dict)
     changed: Changed = field(default_factory=Changed)
     released: int = 0
-    wrote: bool = False
 
     @property
     def cursors(self) -> dict[str, int | None]:
@@ -285,7 +280,7 @@ class _Runner:
         except (ShopMetricsError, PySparkException) as error:
             if type(error).__name__ == "SparkConnectGrpcException":
                 raise  # the engine is gone: there is nobody left to run the rest
-            reason = error.problem if isinstance(error, ShopMetricsError) else _first_line(error)
+            reason = error.problem if isinstance(error, ShopMetricsError) else first_line(error)
             result = replace(result, status="failed", reason=reason)
         return replace(
             result,
@@ -325,8 +320,7 @@ class _Runner:
     def _plan(self, work: _Work) -> None:
         """Decide from which versions of its sources the table goes on, or why it must be made anew."""
         definition = work.definition
-        sources = [definition.source, *(join.dimension for join in definition.dimension_joins)]
-        for source in sources:
+        for source in definition.sources:
             if source not in self.states:
                 raise PipelineError(
                     f"The source table {source} of {definition.target} does not exist.",
@@ -343,7 +337,7 @@ class _Runner:
                 None if work.reason else known[source].to_version,
                 self.states[source].version,
             )
-            for source in sources
+            for source in definition.sources
         ]
 
     def _why_anew(self, work: _Work, before: TableRun | None, target: _State | None, known: dict[str, Read]) -> str:
@@ -356,7 +350,7 @@ class _Runner:
             return f"{definition.target} is not the table that the last run left"
         if before.definition != definition.fingerprint:
             return "its definition has changed"
-        for source in (definition.source, *(join.dimension for join in definition.dimension_joins)):
+        for source in definition.sources:
             state = self.states[source]
             if source not in known or known[source].table_id != state.table_id:
                 return f"{source} is not the table that the last run read"
@@ -379,7 +373,7 @@ class _Runner:
             if not any(sign in str(error) for sign in _FEED_GONE):
                 raise
             work.reads = [replace(read, from_version=None) for read in work.reads]
-            work.reason = f"what is new cannot be read any more ({_first_line(error)})"
+            work.reason = f"what is new cannot be read any more ({first_line(error)})"
             self._make_anew(work)
 
     def _dimensions(self, work: _Work) -> list[Dimension]:
@@ -441,7 +435,7 @@ class _Runner:
         carries_one = F.lit(False)
         for dimension in (one for one in dimensions if one.join.unknown == "infer"):
             name = str(dimension.definition.surrogate_key)
-            carries_one |= F.col(name) == scd2.surrogate_key(F.col(dimension.join.key), scd2.beginning_of_time())
+            carries_one |= F.col(name) == scd2.inferred_key(F.col(dimension.join.key))
         return [self.spark.table(work.definition.target).where(carries_one)]
 
     def _special_keys(self, work: _Work, rows: DataFrame) -> DataFrame:
@@ -538,9 +532,9 @@ class _Runner:
             else None,
         )
         accepted = gate.accepted(examined)
-        if work.counts.get("is_unknown"):
+        if work.counts["is_unknown"]:
             self._infer(work, [accepted], dimensions)
-            dimensions = self._with_arrivals(work, rows)
+            dimensions = self._dimensions(work)
         self._merge_desired(work, accepted, touched_now, within, dimensions)
 
     def _merge_desired(
@@ -607,7 +601,7 @@ class _Runner:
         return examined.withColumn("is_tied", F.lit(False)).withColumn("is_late", F.lit(False))
 
     def _counters(self, definition: TableDefinition, dimensions: list[Dimension]) -> list[Any]:
-        barring = tuple(one.known_rule for one in dimensions if one.join.unknown == "quarantine")
+        barring = tuple(one.join.known_rule for one in dimensions if one.join.unknown == "quarantine")
         passed = F.col("broken_rule").isNull()
         return [
             *gate.counts(definition, barring),
@@ -728,7 +722,7 @@ class _Runner:
         schema = self.spark.table(definition.source).select(*definition.business_keys, dimension.join.key).schema
         aside = self.spark.table(gate.QUARANTINE).where(
             (F.col("table_name") == definition.target)
-            & (F.col("rule") == dimension.known_rule)
+            & (F.col("rule") == dimension.join.known_rule)
             & F.col("released_by").isNull()
         )
         return aside.select(F.from_json("row_json", schema).alias("row")).select("row.*")
@@ -740,8 +734,7 @@ class _Runner:
         if before is not None:
             there = [(field.name, field.dataType) for field in self.spark.table(definition.target).schema.fields]
             if there == wanted:
-                writer = desired.writeTo(definition.target)
-                writer.overwrite(F.lit(True))
+                desired.writeTo(definition.target).overwrite(F.lit(True))
                 work.changed = self._counted(definition.target)
                 return
         _create(self.spark, definition, desired, replace_it=before is not None)
@@ -759,10 +752,11 @@ class _Runner:
         checked = counts["accepted"] + counts["quarantined"]
         results = [RuleResult(rule.name, rule.severity, checked, counts[rule.name]) for rule in definition.gate]
         for join in definition.dimension_joins:
-            name = f"{join.key}_is_known"
-            failed = counts["is_early"] if join.unknown == "infer" else counts[name]
-            severity = "warn" if join.unknown == "infer" else "quarantine"
-            results.append(RuleResult(name, severity, checked, failed))
+            name = join.known_rule
+            if join.unknown == "infer":
+                results.append(RuleResult(name, "warn", checked, counts["is_early"]))
+            else:
+                results.append(RuleResult(name, "quarantine", checked, counts[name]))
             if join.as_of:
                 rules = work.rules
                 results.append(RuleResult(f"{join.key}_had_begun_at_{join.as_of}", "info", checked, rules["is_before"]))
@@ -781,21 +775,14 @@ def _lookup_counts() -> list[Column]:
 
 def _matching(rows: DataFrame, some_keys: DataFrame, keys: list[str], how: str) -> DataFrame:
     """Join by keys of which NULL equals NULL, so that rows without a key are not lost on the way."""
-    theirs = [f"their_{key}" for key in keys]
-    return rows.join(
-        some_keys.toDF(*theirs), events.keys_equal([F.col(key) for key in keys], [F.col(key) for key in theirs]), how
-    )
+    theirs = some_keys.toDF(*(f"their_{key}" for key in keys))
+    return rows.join(theirs, [F.col(key).eqNullSafe(F.col(f"their_{key}")) for key in keys], how)
 
 
 def _create(spark: SparkSession, definition: TableDefinition, rows: DataFrame, replace_it: bool) -> None:
     """Make the target with the columns of these rows, and a comment on each."""
-    comments = {column.name: column.comment for source in SOURCES.values() for column in source.columns}
-    comments |= {
-        column.name: column.comment
-        for column in next(
-            (source.columns for source in SOURCES.values() if source.bronze_table == definition.source), ()
-        )
-    }
+    its_own_last = sorted(SOURCES.values(), key=lambda source: source.bronze_table == definition.source)
+    comments = {column.name: column.comment for source in its_own_last for column in source.columns}
     comments |= {derived.name: derived.comment for derived in definition.derived_columns}
     comments |= _VERSION_COMMENTS if definition.kind == "scd2" else {}
     if definition.surrogate_key:
@@ -804,15 +791,17 @@ def _create(spark: SparkSession, definition: TableDefinition, rows: DataFrame, r
         comments |= {
             name: f"of {join.dimension}" + (f", as of {join.as_of}" if join.as_of else "") for name in join.take
         }
-    columns = ", ".join(
-        f"`{field.name}` {field.dataType.simpleString()} COMMENT {catalog.sql_literal(comments.get(field.name, ''))}"
-        for field in rows.schema.fields
-    )
-    spark.sql(
-        f"{'CREATE OR REPLACE TABLE' if replace_it else 'CREATE TABLE'} {definition.target} ({columns}) USING delta "
-        f"COMMENT {catalog.sql_literal(definition.comment)} TBLPROPERTIES ('delta.enableChangeDataFeed' = 'true', "
-        # A quarter of the time to write a table goes into statistics that no query asks for.
-        f"'delta.dataSkippingStatsColumns' = '{','.join(_looked_up_by(definition, rows.columns))}')"
+    catalog.create_table(
+        spark,
+        definition.target,
+        {field.name: (field.dataType.simpleString(), comments.get(field.name, "")) for field in rows.schema.fields},
+        definition.comment,
+        properties={
+            "delta.enableChangeDataFeed": "true",
+            # A quarter of the time to write a table goes into statistics that no query asks for.
+            "delta.dataSkippingStatsColumns": ",".join(_looked_up_by(definition, rows.columns)),
+        },
+        replace=replace_it,
     )
 
 
@@ -829,7 +818,3 @@ _VERSION_COMMENTS = {
     "is_current": "end_date IS NULL",
     "is_inferred": "made from a fact, before the thing itself was delivered",
 }
-
-
-def _first_line(error: PySparkException) -> str:
-    return str(error).strip().split("\n")[0]

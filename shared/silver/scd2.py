@@ -93,11 +93,10 @@ def inferred_members(keys: DataFrame, dimension: DataFrame, definition: TableDef
         definition: that of the dimension.
     """
     (key,) = definition.business_keys
-    start = beginning_of_time()
     known = {
-        definition.surrogate_key: surrogate_key(F.col(key), start),
+        definition.surrogate_key: inferred_key(F.col(key)),
         key: F.col(key),
-        "start_date": start,
+        "start_date": _beginning_of_time(),
         "is_current": F.lit(True),
         "is_inferred": F.lit(True),
     }
@@ -114,8 +113,12 @@ def surrogate_key(*parts: Column) -> Column:
     return F.xxhash64(*parts)
 
 
-def beginning_of_time() -> Column:
-    """Return :data:`BEGINNING_OF_TIME` as a column."""
+def inferred_key(business_key: Column) -> Column:
+    """Return the surrogate key of a thing's inferred member."""
+    return surrogate_key(business_key, _beginning_of_time())
+
+
+def _beginning_of_time() -> Column:
     return F.lit(BEGINNING_OF_TIME).cast("timestamp")
 
 

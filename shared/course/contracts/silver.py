@@ -42,9 +42,7 @@ FOUND_AS = {
     cause="the table was edited by hand, or tables.toml has changed since; silver.run(spark) brings it up to date",
 )
 def _metadata(context: Context) -> Finding:
-    rows = [row.asDict(recursive=True) for row in context.spark.table(CONTROL_TABLE).collect()]
-    entries = [{name: value for name, value in row.items() if name != "layer" and value is not None} for row in rows]
-    known = metadata.parse(entries, CONTROL_TABLE)
+    known = metadata.published(context.spark)
     there = {definition.target: definition for definition in known}
     declared = metadata.declared()
     wrong = [
@@ -178,7 +176,7 @@ def _orders_once(context: Context) -> Finding:
     )
     wrong = {"orders lost": lost, "orders more than once": twice, "orders that nobody delivered": unknown}
     expected = f"{found:,} orders, each once"
-    return Finding(_listed(wrong) or expected, expected)
+    return _finding(wrong, expected)
 
 
 @check(
@@ -200,7 +198,7 @@ def _amounts(context: Context) -> Finding:
     )
     wrong = {"wrong gross_amount": gross, "wrong net_amount": net, "wrong discount_amount": rest}
     expected = f"{orders:,} orders as computed"
-    return Finding(_listed(wrong) or expected, expected)
+    return _finding(wrong, expected)
 
 
 # --- Day 6: dimensions ----------------------------------------------------------------------------------------------
@@ -260,7 +258,7 @@ def _email_changes(context: Context) -> Finding:
     )
     wrong = {"old versions still open": still_open, "customers with several current versions": several}
     expected = f"{changed:,} customers with another email, as it should be"
-    return Finding(_listed(wrong) or expected, expected)
+    return _finding(wrong, expected)
 
 
 @check(
@@ -293,7 +291,7 @@ def _same_from_any_order(context: Context) -> Finding:
     there = spark.table(CUSTOMERS).where("NOT is_inferred").select(*desired.columns)
     lacking, surplus = desired.exceptAll(there).count(), there.exceptAll(desired).count()
     expected = f"{there.count():,} versions, the same ones"
-    return Finding(_listed({"versions lacking": lacking, "versions too many": surplus}) or expected, expected)
+    return _finding({"versions lacking": lacking, "versions too many": surplus}, expected)
 
 
 @check(
@@ -318,7 +316,7 @@ def _products(context: Context) -> Finding:
     )
     wrong = {"products more than once": twice, "products missing or not at their newest state": stale}
     expected = f"{products:,} products at their newest state"
-    return Finding(_listed(wrong) or expected, expected)
+    return _finding(wrong, expected)
 
 
 @check(
@@ -342,7 +340,7 @@ def _as_of(context: Context) -> Finding:
         """,
     )
     expected = f"{orders:,} orders, each with the version of its day"
-    return Finding(_listed({"orders with another version": wrong_version}) or expected, expected)
+    return _finding({"orders with another version": wrong_version}, expected)
 
 
 def _numbers(context: Context, query: str) -> list[int]:
@@ -351,5 +349,7 @@ def _numbers(context: Context, query: str) -> list[int]:
     return [int(value) for value in row]
 
 
-def _listed(wrong: Mapping[str, int]) -> str:
-    return ", ".join(f"{number:,} {what}" for what, number in wrong.items() if number)
+def _finding(wrong: Mapping[str, int], expected: str) -> Finding:
+    """Return what was found: what is wrong, counted, or what was expected if nothing is."""
+    found = ", ".join(f"{number:,} {what}" for what, number in wrong.items() if number)
+    return Finding(found or expected, expected)
