@@ -101,7 +101,7 @@ FROM sales GROUP BY order_date, category ORDER BY order_date, category
 
 CUSTOMER_LTV = """
 SELECT customer_id, count(*) AS orders, min(order_date) AS first_order_date, max(order_date) AS last_order_date,
-    sum(net)::DECIMAL(18,2) AS lifetime_value, CASE {cases} ELSE ? END AS segment
+    sum(net)::DECIMAL(18,2) AS lifetime_value, CASE {segments} END AS segment
 FROM sales GROUP BY customer_id ORDER BY customer_id
 """
 
@@ -149,8 +149,8 @@ def gold(
         for source in (PRODUCTS, ORDERS):
             _latest(con, raw, source)
         con.execute(SALES)
-        ltv = CUSTOMER_LTV.format(cases=" ".join("WHEN lifetime_value >= ? THEN ?" for _ in thresholds))
-        segments = [value for label, at_least in bands[:-1] for value in (at_least, label)] + [bands[-1][0]]
+        ltv = CUSTOMER_LTV.format(segments=" ".join("WHEN coalesce(lifetime_value >= ?, true) THEN ?" for _ in bands))
+        segments = [value for label, at_least in bands for value in (at_least, label)]
         return {
             "daily_sales_summary": con.sql(DAILY_SALES_SUMMARY).to_arrow_table(),
             "customer_ltv": con.sql(ltv, params=segments).to_arrow_table(),
