@@ -13,7 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
+from shared import delta_log
 from shared.errors import CatalogError
 from shared.runtime.spark import on_databricks
 from shared.settings import Settings, get_settings
@@ -134,7 +137,10 @@ def version(spark: SparkSession, table: str) -> int:
     Raises:
         CatalogError: if there is no such table.
     """
-    return int(_history(spark, table, limit=1)[0].version)
+    _require(spark, table)
+    log = _log(spark, table)
+    newest = delta_log.newest_version(log) if log else None
+    return int(_history(spark, table, limit=1)[0].version) if newest is None else newest
 
 
 def identity(spark: SparkSession, table: str) -> tuple[str, int]:
@@ -142,14 +148,24 @@ def identity(spark: SparkSession, table: str) -> tuple[str, int]:
 
     A table that was dropped and made again under the same name has another id, and its versions begin anew.
     """
-    detail = spark.sql(f"DESCRIBE DETAIL {table}").first()
-    assert detail is not None
-    return str(detail["id"]), version(spark, table)
+    log = _log(spark, table)
+    table_id = delta_log.table_id(log) if log else None
+    if table_id is None:
+        detail = spark.sql(f"DESCRIBE DETAIL {table}").first()
+        assert detail is not None
+        table_id = str(detail["id"])
+    return table_id, version(spark, table)
 
 
 def rows_written(spark: SparkSession, table: str) -> int:
     """Return how many rows the newest version of a table wrote, by its log."""
-    return _rows_written(_history(spark, table, limit=1)[0].operationMetrics) or 0
+    log = _log(spark, table)
+    metrics = (
+        delta_log.operation_metrics(log, version(spark, table))
+        if log
+        else _history(spark, table, limit=1)[0].operationMetrics
+    )
+    return _rows_written(metrics) or 0
 
 
 def state(spark: SparkSession, names: list[str] | None = None) -> list[TableState]:
@@ -218,6 +234,16 @@ def drop_table(spark: SparkSession, table: str, settings: Settings | None = None
     spark.sql(f"DROP TABLE IF EXISTS {table}")
     if directory and directory.exists():
         shutil.rmtree(directory)
+
+
+def _log(spark: SparkSession, table: str) -> Path | None:
+    """Return the directory of a table's log, None if it is not on a disk of this machine."""
+    schema, _, name = table.partition(".")
+    if on_databricks():
+        return None
+    location = urlsplit(spark.catalog.getDatabase(schema).locationUri)
+    log = Path(url2pathname(location.path)) / name / "_delta_log"
+    return log if location.scheme == "file" and log.is_dir() else None
 
 
 def _history(spark: SparkSession, table: str, limit: int | None = None) -> list[Row]:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from shared.errors import ShopMetricsError
 from shared.settings import PREFIX, Settings, get_settings
 
 if TYPE_CHECKING:
-    from shared.bronze import Ingested
+    from shared.pipeline import PipelineRun
     from shared.run_log import TableRun
 
 app = typer.Typer(
@@ -37,6 +38,7 @@ class Layer(StrEnum):
 
     bronze = "bronze"
     silver = "silver"
+    gold = "gold"
 
 
 def main() -> None:
@@ -177,67 +179,63 @@ def generate(
 @pipeline_app.command("run", epilog="Example: `shopmetrics pipeline run --layer silver`")
 def pipeline_run(
     layer: Annotated[Layer | None, typer.Option(help="Run this layer alone. Default: all, in order.")] = None,
-    full: Annotated[bool, typer.Option("--full", help="Make silver from all of bronze, not only what is new.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Make silver and gold from everything, not only from what is new.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Ingest every new file into bronze, and bring silver up to it."""
+    """Ingest every new file into bronze, and bring silver and gold up to it."""
     import shared
-    from shared import bronze, silver
-    from shared.run_log import GOOD
+    from shared import pipeline
 
-    spark = shared.connect()
-    progress = Console(stderr=True, highlight=False)
-    ingested: list[bronze.Ingested] = []
-    made: list[TableRun] = []
-    if layer in (None, Layer.bronze):
-        with progress.status("bronze: ingesting"):
-            ingested = bronze.ingest(spark)
-        if not as_json:
-            _print_ingested(ingested)
-    if layer in (None, Layer.silver):
-        with progress.status("silver: reading what is new") as status:
+    layers = pipeline.LAYERS if layer is None else (layer.value,)
+    shown = (SpinnerColumn(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*shown, console=Console(stderr=True, highlight=False), transient=True) as progress:
+        task = progress.add_task("starting", total=pipeline.table_count(layers))
 
-            def told(table: TableRun) -> None:
-                status.update(f"silver: {table.table_name} {table.status}")
+        def told(table: TableRun) -> None:
+            progress.update(task, advance=1, description=f"{table.table_name} {table.status}")
 
-            made = silver.run(spark, full=full, on_end=told)
-        if not as_json:
-            _print_made(made)
+        spark = shared.connect()
+        progress.update(task, description="reading what is new")
+        done = pipeline.run(spark, layers, full, on_end=told)
     if as_json:
-        _print_json([*map(asdict, ingested), *map(asdict, made)])
-    if any(table.status not in GOOD for table in made):
+        _print_json(done.as_dict())
+    else:
+        _print_pipeline(done)
+    if not done.ok:
         raise typer.Exit(1)
 
 
-def _print_ingested(results: list[Ingested]) -> None:
+def _print_pipeline(done: PipelineRun) -> None:
+    from shared.pipeline import LIMIT_MINUTES
+
     if not any(get_settings().raw.glob("*/*/*.csv")):
         typer.echo(f"no files in {get_settings().raw}; `shopmetrics generate` writes the shop's")
-    table = _table("table", "files", "rows", "malformed", "version", numbers=(1, 2, 3, 4))
-    for result in results:
-        counts = (result.files, result.rows, result.malformed, result.version)
-        table.add_row(result.table, *(f"{count:,}" for count in counts))
-    _print(table)
-    for result in results:
-        for file, columns in result.extra_columns.items():
-            typer.echo(f"kept aside in _extra: {', '.join(columns)} of {file}")
-
-
-def _print_made(runs: list[TableRun]) -> None:
     table = _table(
         "table", "status", "rows in", "quarantined", "duplicates", "changed", "version", "seconds",
         numbers=(2, 3, 4, 5, 6, 7),
     )  # fmt: skip
-    for run in runs:
+    for run in done.tables:
         counts = (run.rows_read, run.rows_quarantined, run.rows_duplicate, run.rows_changed)
         version = "" if run.to_version is None else str(run.to_version)
         table.add_row(run.table_name, run.status, *(f"{count:,}" for count in counts), version, f"{run.seconds:.1f}")
     _print(table)
-    for run in runs:
+    for file, names in done.extra_columns.items():
+        typer.echo(f"kept aside in _extra: {', '.join(names)} of {file}")
+    for run in done.tables:
         for dependency in run.dependencies:
             typer.echo(f"{run.table_name} needs {dependency}")
         if run.reason:
             prefix = "" if run.error else "everything was read: "
             typer.echo(f"{run.table_name}: {prefix}{run.reason}")
+        for rule in run.rules:
+            if rule.severity == "warn" and rule.rows_failed:
+                typer.echo(
+                    f"{run.table_name}: {rule.rule} is broken by {rule.rows_failed:,} of {rule.rows_checked:,} rows"
+                )
+    verdict = "within" if done.is_within_limit else "NOT within"
+    typer.echo(f"run {done.run_id}: {done.seconds:.1f} s, {verdict} the {LIMIT_MINUTES} minutes of NFR-001")
 
 
 @app.command(epilog="Example: `shopmetrics course --from 3 --through 4`")
@@ -307,28 +305,28 @@ def sql(
 
 @app.command(epilog="Example: `shopmetrics reset bronze.orders_raw`")
 def reset(
-    table: Annotated[str | None, typer.Argument(help="A bronze or silver table; leave out for everything.")] = None,
+    table: Annotated[str | None, typer.Argument(help="One table; leave out for everything.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Remove a table with what belongs to it, so that the next run makes it anew; or everything in this home."""
     import shared
-    from shared import bronze, metadata, silver
+    from shared import bronze, gold, silver
 
     values = get_settings()
     if table:
         sources = {source.bronze_table: name for name, source in bronze.SOURCES.items()}
-        targets = [definition.target for definition in metadata.declared()]
-        if table not in (*sources, *targets):
-            raise ShopMetricsError(
-                f"{table} cannot be reset alone. Tables that can: {', '.join((*sources, *targets))}."
-            )
-        with_it = "its checkpoint" if table in sources else "its rows in the quarantine"
+        layers = {one.target: layer for layer in (silver, gold) for one in layer.TABLES.declared()}
+        if table not in (*sources, *layers):
+            known = ", ".join((*sources, *layers))
+            raise ShopMetricsError(f"{table} cannot be reset alone. Tables that can: {known}.")
+        with_it = {"bronze": " and its checkpoint", "silver": " and its rows in the quarantine"}
         if not yes:
-            typer.confirm(f"Remove {table} and {with_it}? What it was made from stays.", abort=True)
+            also = with_it.get(table.partition(".")[0], "")
+            typer.confirm(f"Remove {table}{also}? What it was made from stays.", abort=True)
         if table in sources:
             bronze.reset(shared.connect(), sources[table])
         else:
-            silver.reset(shared.connect(), table)
+            layers[table].reset(shared.connect(), table)
         typer.echo(f"{table} removed; the next run makes it anew")
         return
     if not yes:

@@ -161,24 +161,12 @@ def write(spark: SparkSession, runs: Sequence[TableRun]) -> None:
 
 def last_runs(spark: SparkSession, tables: Sequence[str]) -> dict[str, LastRuns]:
     """Return for each table its last run and its last good one; tables that never ran are left out."""
-    run = F.struct(*_LOG)
-    rows = (
-        spark.table(RUN_LOG)
-        .where(F.col("table_name").isin(*tables))
-        .groupBy("table_name")
-        .agg(
-            F.max_by(run, "started_at").alias("last"),
-            F.max_by(run, F.when(F.col("status").isin(*GOOD), F.col("started_at"))).alias("last_good"),
-        )
-        .collect()
-    )
-    return {
-        row.table_name: LastRuns(
-            last=_from_row(row.last.asDict(recursive=True)),
-            last_good=_from_row(row.last_good.asDict(recursive=True)) if row.last_good else None,
-        )
-        for row in rows
-    }
+    # One row a run and table, so there are few; to sort them here takes no shuffle.
+    rows = spark.table(RUN_LOG).where(F.col("table_name").isin(*tables)).collect()
+    runs = sorted((_from_row(row.asDict(recursive=True)) for row in rows), key=lambda run: run.started_at)
+    last = {run.table_name: run for run in runs}
+    good = {run.table_name: run for run in runs if run.status in GOOD}
+    return {table: LastRuns(run, good.get(table)) for table, run in last.items()}
 
 
 def _as_row(run: TableRun) -> tuple[Any, ...]:

@@ -157,10 +157,11 @@ def _check_checkpoint(spark: SparkSession, source: Source, volume: Path, setting
     """Refuse to go on if the checkpoint tells of another table or another landing volume."""
     checkpoint = checkpoint_path(source, settings)
     note = checkpoint / "belongs_to.json"
-    here = {"table_id": spark.sql(f"DESCRIBE DETAIL {source.bronze_table}").first()["id"], "volume": str(volume)}  # type: ignore[index]
+    table_id, version = catalog.identity(spark, source.bronze_table)
+    here = {"table_id": table_id, "volume": str(volume)}
     advice = f"run `shopmetrics reset {source.bronze_table}`, then ingest again: the files in {volume} are still there"
     if not note.is_file():
-        if catalog.version(spark, source.bronze_table) > 0:
+        if version > 0:
             raise PipelineError(
                 f"{source.bronze_table} holds rows, but its checkpoint {checkpoint} is gone: "
                 "every file would be ingested a second time.",

@@ -145,7 +145,8 @@ def java_command(
     options = [
         f"-Xmx{settings.server_memory}",
         "-Xss4m",
-        "-XX:+UseG1GC",  # as fast here as the parallel collector, in 100 MB less
+        # A nightly run is many short plans that leave much garbage: G1 spends a tenth more of the CPU on it.
+        "-XX:+UseParallelGC",
         "-XX:+IgnoreUnrecognizedVMOptions",
         "-Djdk.reflect.useDirectMethodHandle=false",
         "-Dio.netty.tryReflectionSetAccessible=true",

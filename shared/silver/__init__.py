@@ -1,5 +1,6 @@
 """Silver: correct, deduplicated, historised and joined, as the metadata says."""
 
+from shared.silver.metadata import TABLES
 from shared.silver.runner import reset, run
 
-__all__ = ["reset", "run"]
+__all__ = ["TABLES", "reset", "run"]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
     from pyspark.sql.window import WindowSpec
 
-    from shared.metadata import TableDefinition
+    from shared.silver.metadata import TableDefinition
 
 
 def payload(rows: DataFrame) -> list[str]:

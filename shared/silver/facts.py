@@ -17,7 +17,7 @@ from shared.silver import scd2
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-    from shared.metadata import DimensionJoin, TableDefinition
+    from shared.silver.metadata import DimensionJoin, TableDefinition
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,17 @@ aside, ``expect_or_fail`` stops. A row that was set aside is kept whole, with th
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
 
+from shared.rules import is_broken, reason_for
 from shared.silver.events import payload
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-    from shared.metadata import Rule, TableDefinition
+    from shared.silver.metadata import TableDefinition
 
 QUARANTINE = "silver.quarantine"
 
@@ -44,23 +44,6 @@ def examined(events: DataFrame, definition: TableDefinition) -> DataFrame:
         broken = F.when(is_broken(rule), F.lit(rule.name)).otherwise(broken)
         reason = F.when(is_broken(rule), reason_for(rule, events)).otherwise(reason)
     return events.withColumn("broken_rule", broken).withColumn("reason", reason)
-
-
-def is_broken(rule: Rule) -> Column:
-    """Return whether a row breaks a rule; a rule that cannot be answered, because of a NULL, is broken."""
-    return ~F.coalesce(F.expr(rule.expectation), F.lit(False))
-
-
-def reason_for(rule: Rule, rows: DataFrame) -> Column:
-    """Return the sentence that stands in the quarantine: each value the rule looks at, and the limit."""
-    if rule.expectation == "_malformed IS NULL":
-        return F.lit("the line does not fit the columns")
-    looked_at = [name for name in rows.columns if re.search(rf"\b{re.escape(name)}\b", rule.expectation)]
-    values = [
-        F.concat(F.lit(f"{name} = "), F.coalesce(F.col(name).cast("string"), F.lit("NULL"))) for name in looked_at
-    ]
-    expected = F.lit(f"expected {rule.limit or rule.expectation}")
-    return F.concat_ws(": ", F.concat_ws(", ", *values), expected)
 
 
 def accepted(events: DataFrame) -> DataFrame:

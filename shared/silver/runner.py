@@ -9,50 +9,35 @@ the same table.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from itertools import groupby
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pyspark.errors import PySparkException
 from pyspark.sql import Observation
 from pyspark.sql import functions as F
 
-from shared import catalog, metadata, run_log
+from shared import catalog, changes, layer, run_log
 from shared.bronze.contracts import SOURCES
-from shared.errors import MetadataError, PipelineError, ShopMetricsError, first_line
+from shared.changes import Changed
+from shared.errors import PipelineError
 from shared.home import one_run_at_a_time
-from shared.metadata import TableDefinition
-from shared.run_log import LastRuns, Read, RuleResult, TableRun
+from shared.layer import LayerRun, Work
+from shared.rules import is_broken, why_not
+from shared.run_log import RuleResult, TableRun
 from shared.settings import Settings, get_settings
-from shared.silver import changes, events, facts, gate, scd1, scd2
-from shared.silver.changes import Changed
+from shared.silver import events, facts, gate, metadata, scd1, scd2
 from shared.silver.facts import Dimension
+from shared.silver.metadata import TableDefinition
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
+
+SilverWork = Work[TableDefinition]
 
 BROADCAST_KEYS = 2_000_000
 """Up to so many keys are sent to every task, some 100 MB; beyond it both sides are shuffled."""
 
 _FEED_COLUMNS = ("_change_type", "_commit_version", "_commit_timestamp")
-
-_FEED_GONE = (
-    "DELTA_MISSING_CHANGE_DATA",
-    "DELTA_CHANGE_TABLE_FEED_DISABLED",
-    "DELTA_VERSION_NOT_CONTIGUOUS",
-    "DELTA_CHANGE_DATA_FEED_INCOMPATIBLE",
-    "DELTA_LOG_FILE_NOT_FOUND",
-    "DELTA_FILE_NOT_FOUND",
-    "DELTA_INVALID_CDC_RANGE",
-    "FAILED_READ_FILE",
-    "VERSION_NOT_FOUND",
-    "VERSION_NOT_EXIST",
-)
-"""In the error when versions that are wanted are not to be had any more."""
 
 
 def run(
@@ -90,11 +75,11 @@ def run(
     settings = settings or get_settings()
     with one_run_at_a_time(settings):
         run_log.create_tables(spark)
-        declared = metadata.declared() if definitions is None else definitions
-        known = metadata.publish(spark, declared, lambda everything: _require_sound(spark, everything))
+        declared = metadata.TABLES.declared() if definitions is None else definitions
+        known = metadata.TABLES.publish(spark, declared, lambda everything: _require_sound(spark, everything))
         create_quarantine(spark)
-        chosen = _chosen(known, tables)
-        return _Runner(spark, known, full, run_id or run_log.new_run_id(), on_end).run(chosen)
+        silver_run = _SilverRun(spark, known, full, run_id or run_log.new_run_id(), on_end)
+        return silver_run.run(layer.chosen(known, tables))
 
 
 def reset(spark: SparkSession, table: str, settings: Settings | None = None) -> None:
@@ -118,17 +103,6 @@ def create_quarantine(spark: SparkSession) -> None:
     )
 
 
-def _chosen(known: Sequence[TableDefinition], tables: Sequence[str] | None) -> list[TableDefinition]:
-    enabled = [definition for definition in known if definition.is_enabled]
-    if tables is None:
-        return enabled
-    unknown = sorted(set(tables) - {definition.target for definition in enabled})
-    if unknown:
-        there = ", ".join(definition.target for definition in enabled)
-        raise MetadataError(f"There is no enabled table {', '.join(unknown)}. Tables: {there}.")
-    return [definition for definition in enabled if definition.target in tables]
-
-
 def _require_sound(spark: SparkSession, known: Sequence[TableDefinition]) -> None:
     contracts = {source.bronze_table: source.column_names for source in SOURCES.values()}
     there = {
@@ -139,7 +113,7 @@ def _require_sound(spark: SparkSession, known: Sequence[TableDefinition]) -> Non
     found = metadata.problems(known, contracts | there)
     found += [f"{one.target}: {problem}" for one in known if one.source in there for problem in _not_sql(spark, one)]
     if found:
-        raise metadata.unsound(found)
+        raise metadata.TABLES.unsound(found)
 
 
 def _not_sql(spark: SparkSession, definition: TableDefinition) -> list[str]:
@@ -154,236 +128,30 @@ def _not_sql(spark: SparkSession, definition: TableDefinition) -> list[str]:
     everything = rows.select("*", *(column for _, column in rules))
     for _, column in derived:
         everything = everything.select("*", column)
-    if _why_not(everything) is None:
+    if why_not(everything) is None:
         return []
-    wrong = [(what, _why_not(rows.select("*", column))) for what, column in rules]
+    wrong = [(what, why_not(rows.select("*", column))) for what, column in rules]
     for what, column in derived:
         extended = rows.select("*", column)
-        wrong.append((what, _why_not(extended)))
+        wrong.append((what, why_not(extended)))
         rows = extended if wrong[-1][1] is None else rows
     return [f"{what} is not SQL over {definition.source}: {why}" for what, why in wrong if why is not None]
 
 
-def _why_not(frame: DataFrame) -> str | None:
-    """Return why the engine cannot resolve a frame, None if it can."""
-    try:
-        frame.schema  # noqa: B018  asks the engine
-    except PySparkException as error:
-        return first_line(error)
-    return None
-
-
-@dataclass
-class _State:
-    """A table as it stood when the run began: which one, and its newest version."""
-
-    table_id: str
-    version: int
-
-
-@dataclass
-class _Work:
-    """What is known of one table while its turn lasts."""
-
-    definition: TableDefinition
-    reads: list[Read] = field(default_factory=list)
-    reason: str = ""
-    rules: dict[str, int] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-    changed: Changed = field(default_factory=Changed)
-    released: int = 0
-
-    @property
-    def cursors(self) -> dict[str, int | None]:
-        return {read.table: read.from_version for read in self.reads}
-
-    @property
-    def targets(self) -> dict[str, int]:
-        return {read.table: read.to_version for read in self.reads}
-
-
-class _Runner:
-    def __init__(
-        self,
-        spark: SparkSession,
-        known: Sequence[TableDefinition],
-        full: bool,
-        run_id: str,
-        on_end: Callable[[TableRun], None] | None,
-    ) -> None:
-        self.spark = spark
-        self.known = {definition.target: definition for definition in known}
-        self.full = full
-        self.run_id = run_id
-        self.on_end = on_end or (lambda table: None)
-        self.done: dict[str, TableRun] = {}
-        self.states: dict[str, _State] = {}
-        self.last: dict[str, LastRuns] = {}
+class _SilverRun(LayerRun[TableDefinition]):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.inferring = threading.Lock()
         """Held by a fact that adds members to a dimension: another at its side may lack the same ones."""
 
-    def run(self, chosen: Sequence[TableDefinition]) -> list[TableRun]:
-        mentioned = sorted({name for one in chosen for name in (one.target, one.source, *one.depends_on)})
-        with ThreadPoolExecutor(max_workers=4) as pool:
-            last = pool.submit(run_log.last_runs, self.spark, sorted(self.known))
-            states = pool.map(self._state, mentioned)
-            self.states = {name: state for name, state in zip(mentioned, states, strict=True) if state}
-            self.last = last.result()
-            try:
-                for _, level in groupby(chosen, key=lambda definition: definition.processing_order):
-                    for table in pool.map(self._run_table, list(level)):
-                        self.done[table.table_name] = table
-                        self.on_end(table)
-            finally:
-                if self.done:
-                    run_log.write(self.spark, list(self.done.values()))
-        return list(self.done.values())
-
-    def _state(self, table: str) -> _State | None:
-        if not catalog.table_exists(self.spark, table):
-            return None
-        table_id, version = catalog.identity(self.spark, table)
-        return _State(table_id, version)
-
-    def _after(self, table: str) -> _State:
-        return replace(self.states[table], version=catalog.version(self.spark, table))
-
-    def _run_table(self, definition: TableDefinition) -> TableRun:
-        started, clock = datetime.now(UTC), time.perf_counter()
-        before = self.states.get(definition.target)
-        work = _Work(definition)
-        dependencies, unmet = self._dependencies(definition)
-        result = TableRun(
-            run_id=self.run_id,
-            table_name=definition.target,
-            status="succeeded",
-            started_at=started,
-            seconds=0.0,
-            from_version=before.version if before else None,
-            to_version=before.version if before else None,
-            table_id=before.table_id if before else None,
-            definition=definition.fingerprint,
-            dependencies=tuple(dependencies),
-        )
-        if unmet:
-            return replace(result, status="skipped", reason="skipped: " + "; ".join(unmet))
-        try:
-            self._plan(work)
-            if work.reason or self._has_news(work):
-                self._make(work)
-                after = self._state(definition.target) if work.reason else self._after(definition.target)
-                assert after is not None
-                self.states[definition.target] = after
-                result = replace(result, to_version=after.version, table_id=after.table_id)
-            else:
-                result = replace(result, status="unchanged")
-        except (ShopMetricsError, PySparkException) as error:
-            if type(error).__name__ == "SparkConnectGrpcException":
-                raise  # the engine is gone: there is nobody left to run the rest
-            reason = error.problem if isinstance(error, ShopMetricsError) else first_line(error)
-            result = replace(result, status="failed", reason=reason)
-        return replace(
-            result,
-            seconds=round(time.perf_counter() - clock, 3),
-            reason=result.reason or work.reason,
-            reads=tuple(work.reads),
-            rows_read=work.counts.get("rows_read", 0),
-            rows_accepted=work.counts.get("accepted", 0),
-            rows_quarantined=work.counts.get("quarantined", 0),
-            rows_duplicate=work.counts.get("duplicates", 0),
-            rows_inserted=work.changed.inserted,
-            rows_updated=work.changed.updated,
-            rows_deleted=work.changed.deleted,
-            rows_released=work.released,
-            rules=self._rule_results(work) if result.status == "succeeded" else (),
-        )
-
-    # What comes before: dependencies, and what is new.
-
-    def _dependencies(self, definition: TableDefinition) -> tuple[list[str], list[str]]:
-        """Return what was found of each dependency, and which are not met."""
-        found, unmet = [], []
-        for needed in definition.depends_on:
-            here, before = self.done.get(needed), self.last.get(needed)
-            result = here or (before.last if before else None)
-            if result is None:
-                sentence = f"{needed} has never run"
-            else:
-                when = "in this run" if here else f"in run {result.run_id} at {result.started_at:%Y-%m-%d %H:%M} UTC"
-                at = "" if result.to_version is None else f", version {result.to_version}"
-                sentence = f"{needed} {result.status} {when}{at}"
-            found.append(sentence)
-            if result is None or result.status not in run_log.GOOD:
-                unmet.append(sentence)
-        return found, unmet
-
-    def _plan(self, work: _Work) -> None:
-        """Decide from which versions of its sources the table goes on, or why it must be made anew."""
-        definition = work.definition
-        for source in definition.sources:
-            if source not in self.states:
-                raise PipelineError(
-                    f"The source table {source} of {definition.target} does not exist.",
-                    "`shopmetrics pipeline run` makes bronze first",
-                )
-        before = self.last[definition.target].last_good if definition.target in self.last else None
-        target = self.states.get(definition.target)
-        known = {read.table: read for read in before.reads} if before else {}
-        work.reason = self._why_anew(work, before, target, known)
-        work.reads = [
-            Read(
-                source,
-                self.states[source].table_id,
-                None if work.reason else known[source].to_version,
-                self.states[source].version,
-            )
-            for source in definition.sources
-        ]
-
-    def _why_anew(self, work: _Work, before: TableRun | None, target: _State | None, known: dict[str, Read]) -> str:
-        definition = work.definition
-        if before is None:
-            return "first run"
-        if self.full:
-            return "full run asked for"
-        if target is None or target.table_id != before.table_id:
-            return f"{definition.target} is not the table that the last run left"
-        if before.definition != definition.fingerprint:
-            return "its definition has changed"
-        for source in definition.sources:
-            state = self.states[source]
-            if source not in known or known[source].table_id != state.table_id:
-                return f"{source} is not the table that the last run read"
-            if known[source].to_version > state.version:
-                return f"{source} has gone back from version {known[source].to_version} to {state.version}"
-        return ""
-
-    def _has_news(self, work: _Work) -> bool:
-        return any(read.from_version != read.to_version for read in work.reads)
-
-    # The work itself.
-
-    def _make(self, work: _Work) -> None:
-        if work.reason:
-            self._make_anew(work)
-            return
-        try:
-            self._make_changes(work)
-        except PySparkException as error:
-            if not any(sign in str(error) for sign in _FEED_GONE):
-                raise
-            work.reads = [replace(read, from_version=None) for read in work.reads]
-            work.reason = f"what is new cannot be read any more ({first_line(error)})"
-            self._make_anew(work)
-
-    def _dimensions(self, work: _Work) -> list[Dimension]:
+    def _dimensions(self, work: SilverWork) -> list[Dimension]:
         dimensions = []
         for join in work.definition.dimension_joins:
-            table = self._snapshot(join.dimension, self.states[join.dimension].version)
+            table = self.snapshot(join.dimension, self.states[join.dimension].version)
             dimensions.append(Dimension(join, self.known[join.dimension], table))
         return dimensions
 
-    def _make_anew(self, work: _Work) -> None:
+    def make_anew(self, work: SilverWork) -> None:
         """Make the table from everything in its source.
 
         Most keys were delivered once, in a row that nothing is wrong with. For these there is nothing to sort, to
@@ -391,7 +159,7 @@ class _Runner:
         """
         definition = work.definition
         keys = list(definition.business_keys)
-        rows = self._snapshot(definition.source, work.targets[definition.source]).withColumn("is_new", F.lit(True))
+        rows = self.snapshot(definition.source, work.targets[definition.source]).withColumn("is_new", F.lit(True))
         special = changes.kept(self._special_keys(work, rows))
         special = F.broadcast(special) if special.count() <= BROADCAST_KEYS else special
         once = events.events_of_single_rows(_matching(rows, special, keys, "left_anti"))
@@ -423,14 +191,14 @@ class _Runner:
         work.counts["rows_read"] += single
         work.counts["accepted"] += single
         if definition.kind == "fact":
-            work.rules = {name: int(value or 0) for name, value in found.get.items()}
-            work.counts["is_early"] += work.rules["is_early"]
-            if work.counts["is_unknown"] or work.rules["is_unknown"]:
+            work.found = {name: int(value or 0) for name, value in found.get.items()}
+            work.counts["is_early"] += work.found["is_early"]
+            if work.counts["is_unknown"] or work.found["is_unknown"]:
                 self._infer(work, [gate.accepted(examined), *self._pointing_at_nothing(work, dimensions)], dimensions)
 
-    def _pointing_at_nothing(self, work: _Work, dimensions: list[Dimension]) -> list[DataFrame]:
+    def _pointing_at_nothing(self, work: SilverWork, dimensions: list[Dimension]) -> list[DataFrame]:
         """Return the facts of the table that carry the key of an inferred member, if there are any."""
-        if not work.rules["is_unknown"]:
+        if not work.found["is_unknown"]:
             return []
         carries_one = F.lit(False)
         for dimension in (one for one in dimensions if one.join.unknown == "infer"):
@@ -438,17 +206,17 @@ class _Runner:
             carries_one |= F.col(name) == scd2.inferred_key(F.col(dimension.join.key))
         return [self.spark.table(work.definition.target).where(carries_one)]
 
-    def _special_keys(self, work: _Work, rows: DataFrame) -> DataFrame:
+    def _special_keys(self, work: SilverWork, rows: DataFrame) -> DataFrame:
         """Return the keys that have several rows, or one that breaks a rule or came before what it refers to."""
         definition = work.definition
         is_special = F.lit(False)
         for rule in definition.gate:
-            is_special |= gate.is_broken(rule)
+            is_special |= is_broken(rule)
         for number, join in enumerate(definition.dimension_joins):
             dimension = self.known[join.dimension]
             (key,) = dimension.business_keys
             if join.unknown == "quarantine":
-                known = self._snapshot(join.dimension, work.targets[join.dimension]).select(
+                known = self.snapshot(join.dimension, work.targets[join.dimension]).select(
                     F.col(key).alias(f"known_{number}")
                 )
                 rows = rows.join(F.broadcast(known), F.col(join.key) == F.col(f"known_{number}"), "left")
@@ -479,7 +247,7 @@ class _Runner:
             .where(F.col(f"since_{number}") > F.lit(first["first"]))
         )
 
-    def _count(self, work: _Work, examined: DataFrame, dimensions: list[Dimension]) -> None:
+    def _count(self, work: SilverWork, examined: DataFrame, dimensions: list[Dimension]) -> None:
         """Account for every new row, and stop the table if a rule says so."""
         found = examined.agg(*self._counters(work.definition, dimensions)).first()
         assert found is not None
@@ -491,7 +259,7 @@ class _Runner:
             return (scd2.versions_of_single_events if single else scd2.versions)(accepted, definition)
         return (scd1.newest_of_single_events if single else scd1.newest)(accepted, definition)
 
-    def _make_changes(self, work: _Work) -> None:
+    def make_changes(self, work: SilverWork) -> None:
         """Bring the table up to what its sources hold now, by way of the keys that the new rows touch."""
         definition = work.definition
         keys = list(definition.business_keys)
@@ -515,7 +283,7 @@ class _Runner:
         within = changes.between(keys[0], bounds["low"], bounds["high"])
         touched_now = touched_keys.select(*keys)
         touched_now = F.broadcast(touched_now) if bounds["keys"] <= BROADCAST_KEYS else touched_now
-        seen = self._snapshot(definition.source, cursor).where(f"{within} OR {keys[0]} IS NULL")
+        seen = self.snapshot(definition.source, cursor).where(f"{within} OR {keys[0]} IS NULL")
         rows = _matching(seen, touched_now, keys, "left_semi").withColumn("is_new", F.lit(False))
         if new is not None:
             rows = rows.unionByName(new.withColumn("is_new", F.lit(True)))
@@ -538,7 +306,7 @@ class _Runner:
         self._merge_desired(work, accepted, touched_now, within, dimensions)
 
     def _merge_desired(
-        self, work: _Work, accepted: DataFrame, touched: DataFrame, within: str, dimensions: list[Dimension]
+        self, work: SilverWork, accepted: DataFrame, touched: DataFrame, within: str, dimensions: list[Dimension]
     ) -> None:
         definition = work.definition
         keys = list(definition.business_keys)
@@ -552,31 +320,19 @@ class _Runner:
             desired = facts.looked_up(desired, definition, dimensions, among=accepted)
             flags = facts.FLAGS
         differing = changes.kept(changes.differences(desired, current, identity, flags))
-        work.changed, work.rules = changes.merge(self.spark, definition.target, differing, identity, flags)
+        work.changed, work.found = changes.merge(self.spark, definition.target, differing, identity, flags)
 
     # Pieces of the work.
-
-    def _snapshot(self, table: str, version: int | None) -> DataFrame:
-        return self.spark.read.option("versionAsOf", str(version)).table(table)
 
     def _feed(self, table: str, after: int | None, through: int) -> DataFrame | None:
         """Return the rows that a bronze table got after one version through another, or None if there is none."""
         if after == through:
             return None
-        feed = self._change_feed(table, after, through)
+        feed = self.change_feed(table, after, through)
         # A copy of a row that OPTIMIZE moved is not in the feed; a bronze row is never updated or deleted.
         return feed.drop(*_FEED_COLUMNS)
 
-    def _change_feed(self, table: str, after: int | None, through: int) -> DataFrame:
-        assert after is not None
-        return (
-            self.spark.read.option("readChangeFeed", "true")
-            .option("startingVersion", after + 1)
-            .option("endingVersion", through)
-            .table(table)
-        )
-
-    def _with_arrivals(self, work: _Work, rows: DataFrame) -> list[Dimension]:
+    def _with_arrivals(self, work: SilverWork, rows: DataFrame) -> list[Dimension]:
         """Return the dimensions; those that take inferred members with what is known of each key that rows name."""
         prepared = []
         for dimension in self._dimensions(work):
@@ -610,7 +366,7 @@ class _Runner:
             F.count_if(passed & F.col("is_unknown")).alias("is_unknown"),
         ]
 
-    def _stop_if_broken(self, work: _Work, examined: DataFrame) -> None:
+    def _stop_if_broken(self, work: SilverWork, examined: DataFrame) -> None:
         """Stop the table if a rule says ``expect_or_fail`` and a new event breaks it."""
         broken = [rule.name for rule in work.definition.gate if rule.severity == "fail" and work.counts[rule.name]]
         if not broken:
@@ -624,7 +380,7 @@ class _Runner:
             "correct the source, or make the rule expect_or_quarantine",
         )
 
-    def _set_aside(self, work: _Work, examined: DataFrame, may_be_released: Column | None) -> None:
+    def _set_aside(self, work: SilverWork, examined: DataFrame, may_be_released: Column | None) -> None:
         """Bring the quarantine to what the gate has found.
 
         Args:
@@ -662,11 +418,11 @@ class _Runner:
         if current is not None:
             return desired.unionByName(current.where("is_inferred").join(desired.select(*keys), keys, "left_anti"))
         # As it was: the table may be about to be replaced, by one with other columns.
-        there = self._snapshot(definition.target, self.states[definition.target].version)
+        there = self.snapshot(definition.target, self.states[definition.target].version)
         waiting = there.where("is_inferred").select(*keys).join(desired.select(*keys), keys, "left_anti")
         return desired.unionByName(scd2.inferred_members(waiting, desired, definition))
 
-    def _infer(self, work: _Work, mentioned_in: list[DataFrame], dimensions: list[Dimension]) -> None:
+    def _infer(self, work: SilverWork, mentioned_in: list[DataFrame], dimensions: list[Dimension]) -> None:
         """Give each key that an accepted event names and its dimension lacks an inferred member.
 
         Of all events and not only of the facts as they are now: an event that another one has superseded was
@@ -688,7 +444,7 @@ class _Runner:
                 self.states[name] = replace(self.states[name], version=version)
                 work.reads = [replace(read, to_version=version) if read.table == name else read for read in work.reads]
 
-    def _to_look_up_again(self, work: _Work) -> list[DataFrame]:
+    def _to_look_up_again(self, work: SilverWork) -> list[DataFrame]:
         """Return the keys of facts that may find something else now than they did, and which were set aside."""
         definition = work.definition
         fact = self.spark.table(definition.target) if definition.dimension_joins else None
@@ -698,7 +454,7 @@ class _Runner:
             after, through = work.cursors[name], work.targets[name]
             if after == through or fact is None:
                 continue
-            feed = self._change_feed(name, after, through)
+            feed = self.change_feed(name, after, through)
             if join.as_of:
                 moved = facts.moved_boundaries(feed, dimension.table, dimension.definition, join.take)
             else:
@@ -727,7 +483,7 @@ class _Runner:
         )
         return aside.select(F.from_json("row_json", schema).alias("row")).select("row.*")
 
-    def _overwrite(self, work: _Work, desired: DataFrame) -> None:
+    def _overwrite(self, work: SilverWork, desired: DataFrame) -> None:
         definition = work.definition
         before = self.states.get(definition.target)
         wanted = [(field.name, field.dataType) for field in desired.schema.fields]
@@ -745,10 +501,8 @@ class _Runner:
         """Return the rows of the commit that was just made."""
         return Changed(inserted=catalog.rows_written(self.spark, table))
 
-    def _rule_results(self, work: _Work) -> tuple[RuleResult, ...]:
+    def rule_results(self, work: SilverWork) -> tuple[RuleResult, ...]:
         definition, counts = work.definition, work.counts
-        if not counts:
-            return ()
         checked = counts["accepted"] + counts["quarantined"]
         results = [RuleResult(rule.name, rule.severity, checked, counts[rule.name]) for rule in definition.gate]
         for join in definition.dimension_joins:
@@ -758,9 +512,9 @@ class _Runner:
             else:
                 results.append(RuleResult(name, "quarantine", checked, counts[name]))
             if join.as_of:
-                rules = work.rules
-                results.append(RuleResult(f"{join.key}_had_begun_at_{join.as_of}", "info", checked, rules["is_before"]))
-                results.append(RuleResult(f"{join.key}_was_open_at_{join.as_of}", "info", checked, rules["is_in_gap"]))
+                found = work.found
+                results.append(RuleResult(f"{join.key}_had_begun_at_{join.as_of}", "info", checked, found["is_before"]))
+                results.append(RuleResult(f"{join.key}_was_open_at_{join.as_of}", "info", checked, found["is_in_gap"]))
         results += [
             RuleResult("row_is_not_a_duplicate", "info", counts["rows_read"], counts["duplicates"]),
             RuleResult(f"{definition.sequence_column}_is_not_tied", "info", checked, counts["is_tied"]),

@@ -9,7 +9,7 @@ from shared.silver.events import is_deleted, latest_events
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-    from shared.metadata import TableDefinition
+    from shared.silver.metadata import TableDefinition
 
 
 def newest(events: DataFrame, definition: TableDefinition) -> DataFrame:

@@ -3,7 +3,7 @@
 The textbook closes the open row and inserts a new one, event by event, and so depends on their order: a late event,
 two changes in one batch, or a batch delivered twice leave overlaps and duplicates. Here all events of an affected key
 are laid out in business time and the versions are read off. There is no order of arrival left to depend on. The
-dimension is then brought from what it holds to what it should hold by one MERGE (:mod:`shared.silver.changes`).
+dimension is then brought from what it holds to what it should hold by one MERGE (:mod:`shared.changes`).
 
 The technique is the one behind ``APPLY CHANGES INTO ... STORED AS SCD TYPE 2`` of Databricks' declarative pipelines.
 """
@@ -20,7 +20,7 @@ from shared.silver.events import is_deleted, without_ties
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-    from shared.metadata import TableDefinition
+    from shared.silver.metadata import TableDefinition
 
 BEGINNING_OF_TIME = "1900-01-01 00:00:00"
 """``start_date`` of an inferred member, UTC: it is known of since always, because nothing is known of it."""

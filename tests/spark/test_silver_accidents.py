@@ -38,8 +38,8 @@ CUT_OFF = """
 import sys, threading
 from pathlib import Path
 import shared
-from shared import run_log, silver
-from shared.silver import changes, scd2
+from shared import changes, run_log, silver
+from shared.silver import scd2
 
 point, reached = sys.argv[1], Path(sys.argv[2])
 

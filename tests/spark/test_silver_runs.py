@@ -22,8 +22,9 @@ from spark.silver_cases import (
 )
 from unit import scd2_reference as reference
 
-from shared import catalog, metadata, silver
+from shared import catalog, silver
 from shared.errors import MetadataError
+from shared.silver import metadata
 
 DIMENSION, PRODUCTS, FACT = "silver.dim_customers", "silver.dim_products", "silver.orders_clean"
 
@@ -338,12 +339,12 @@ def test_a_column_that_becomes_tracked_leaves_inferred_members_in_place(shop):
         order("O-1", "C-1", 25), order("O-2", "C-2", 15),
     )  # fmt: skip
     assert shop.pointing() == {"O-1": 10, "O-2": None}
-    tracked = next(one for one in metadata.declared() if one.target == DIMENSION).tracked_columns
+    tracked = next(one for one in metadata.TABLES.declared() if one.target == DIMENSION).tracked_columns
     wider = [
         one.model_copy(update={"tracked_columns": (*tracked, "last_name"), "columns": ("first_name",)})
         if one.target == DIMENSION
         else one
-        for one in metadata.declared()
+        for one in metadata.TABLES.declared()
     ]
     done = shop.run(definitions=wider)
     assert (done[DIMENSION].reason, done[DIMENSION].status) == ("its definition has changed", "succeeded")
@@ -363,7 +364,7 @@ def declared_with(target: str, **more) -> list[metadata.TableDefinition]:
     rules = tuple(metadata.Rule.model_validate(rule) for rule in more["rules"])
     return [
         one.model_copy(update={"rules": (*one.rules, *rules)}) if one.target == target else one
-        for one in metadata.declared()
+        for one in metadata.TABLES.declared()
     ]
 
 
@@ -460,7 +461,7 @@ def test_the_log_says_what_was_done(shop):
 
 
 def done_rules() -> tuple[metadata.Rule, ...]:
-    return next(one for one in metadata.declared() if one.target == FACT).gate
+    return next(one for one in metadata.TABLES.declared() if one.target == FACT).gate
 
 
 # Bad input.
@@ -506,7 +507,7 @@ def test_metadata_that_cannot_be_run_is_refused_before_anything_is(spark, shop):
     )
     fewer = [
         one.model_copy(update={"source": "bronze.fewer_customers_raw"}) if one.target == DIMENSION else one
-        for one in metadata.declared()
+        for one in metadata.TABLES.declared()
     ]
     with pytest.raises(MetadataError) as raised:
         shop.run(definitions=fewer)
@@ -569,7 +570,7 @@ OF_CUSTOMERS = {
 
 
 def test_facts_side_by_side_infer_one_member_for_one_key(shop):
-    both = [*metadata.declared(), *(fact(f"silver.fact_{name}", OF_CUSTOMERS) for name in "abc")]
+    both = [*metadata.TABLES.declared(), *(fact(f"silver.fact_{name}", OF_CUSTOMERS) for name in "abc")]
     shop.deliver(product("P-1", 1), customer("C-0", 1), *(order(f"O-{n}", f"C-{n}", 10) for n in range(1, 9)))
     done = shop.run(definitions=both)
     assert {run.status for run in done.values()} == {"succeeded"}, done
@@ -582,7 +583,7 @@ def test_facts_side_by_side_infer_one_member_for_one_key(shop):
 
 def test_a_fact_may_wait_for_a_customer_and_carry_what_a_version_says(shop):
     waiting = fact("silver.waiting", OF_CUSTOMERS | {"take": ["customer_sk", "city"], "unknown": "quarantine"})
-    definitions = [*metadata.declared(), waiting]
+    definitions = [*metadata.TABLES.declared(), waiting]
 
     def cities() -> dict[str, str]:
         return {row.order_id: row.city for row in shop.rows("SELECT order_id, city FROM silver.waiting")}

@@ -9,14 +9,17 @@ from pathlib import Path
 from shared.settings import CHECKOUT
 
 LAYERS = (
-    ("shared.errors", "shared.clock"),
+    ("shared.errors", "shared.clock", "shared.delta_log"),
     ("shared.settings",),
     ("generators",),
     ("shared.runtime",),
     ("shared", "shared.catalog", "shared.secrets", "shared.home"),
     ("shared.bronze",),
-    ("shared.metadata", "shared.run_log"),
+    ("shared.control_table", "shared.run_log", "shared.changes", "shared.rules"),
+    ("shared.layer",),
     ("shared.silver",),
+    ("shared.gold",),
+    ("shared.pipeline",),
     ("shared.course",),
     ("shared.cli",),
 )

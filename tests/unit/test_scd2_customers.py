@@ -28,10 +28,9 @@ from spark.silver_cases import (
 from unit import scd2_reference as reference
 from unit.scd2_reference import Delivery
 
-from shared import metadata
-from shared.silver import events, gate, scd2
+from shared.silver import events, gate, metadata, scd2
 
-CUSTOMERS = next(one for one in metadata.declared() if one.target == "silver.dim_customers")
+CUSTOMERS = next(one for one in metadata.TABLES.declared() if one.target == "silver.dim_customers")
 
 FRAMES, KEYS, EVENTS = 20, 100, 8
 """Examples of the property, customers in each, and at most so many deliveries of a customer."""

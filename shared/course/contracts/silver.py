@@ -8,12 +8,11 @@ from typing import Any
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from shared import metadata
 from shared.bronze.contracts import SOURCES
 from shared.course.checks import Context, Finding, check
-from shared.metadata import CONTROL_TABLE, TableDefinition
 from shared.run_log import QUALITY_RESULTS, RUN_LOG
-from shared.silver import events, gate, scd2
+from shared.silver import events, gate, metadata, scd2
+from shared.silver.metadata import TableDefinition
 
 CUSTOMERS, PRODUCTS, ORDERS = "silver.dim_customers", "silver.dim_products", "silver.orders_clean"
 
@@ -38,13 +37,13 @@ FOUND_AS = {
 
 @check(
     5,
-    f"{CONTROL_TABLE} holds every declared table as it is declared, and all of it together is sound",
+    f"{metadata.TABLES.name} holds every declared table as it is declared, and all of it together is sound",
     cause="the table was edited by hand, or tables.toml has changed since; silver.run(spark) brings it up to date",
 )
 def _metadata(context: Context) -> Finding:
-    known = metadata.published(context.spark)
+    known = metadata.TABLES.published(context.spark)
     there = {definition.target: definition for definition in known}
-    declared = metadata.declared()
+    declared = metadata.TABLES.declared()
     wrong = [
         f"{one.target} {'differs from its declaration' if one.target in there else 'is missing'}"
         for one in declared
@@ -70,7 +69,7 @@ def _accounts(context: Context) -> Finding:
         ).collect()
     }
     wrong, right = [], []
-    for definition in metadata.declared():
+    for definition in metadata.TABLES.declared():
         name = definition.target
         account = accounts.get(name)
         if account is None:
@@ -141,7 +140,7 @@ def injected_and_found(manifest: Any, failed: Mapping[tuple[str, str], int]) -> 
         failed: what :func:`failures_by_rule` returned.
     """
     rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for definition in metadata.declared():
+    for definition in metadata.TABLES.declared():
         source = next(source.name for source in SOURCES.values() if source.bronze_table == definition.source)
         for kind, injected in manifest.defects(source).items():
             rule = FOUND_AS[kind].format(key=definition.business_keys[0])
@@ -231,7 +230,7 @@ def law_1(definition: TableDefinition) -> str:
 
 
 def _definition(target: str) -> TableDefinition:
-    return next(definition for definition in metadata.declared() if definition.target == target)
+    return next(definition for definition in metadata.TABLES.declared() if definition.target == target)
 
 
 @check(

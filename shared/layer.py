@@ -1,0 +1,314 @@
+"""Run the tables of a layer: in order, after what they depend on, each from what is new in its sources.
+
+What silver and gold have in common. A table's turn goes the same way in both: look at what it depends on, find from
+which version of each source it goes on, make the difference, say what was done. The run log is written last. Killed
+anywhere before, the next run starts from the same place and ends in the same table.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from pyspark.errors import PySparkException
+
+from shared import catalog, run_log
+from shared.changes import Changed
+from shared.errors import MetadataError, PipelineError, ShopMetricsError, first_line
+from shared.run_log import LastRuns, Read, RuleResult, TableRun
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+_FEED_GONE = (
+    "DELTA_MISSING_CHANGE_DATA",
+    "DELTA_CHANGE_TABLE_FEED_DISABLED",
+    "DELTA_VERSION_NOT_CONTIGUOUS",
+    "DELTA_CHANGE_DATA_FEED_INCOMPATIBLE",
+    "DELTA_LOG_FILE_NOT_FOUND",
+    "DELTA_FILE_NOT_FOUND",
+    "DELTA_INVALID_CDC_RANGE",
+    "FAILED_READ_FILE",
+    "VERSION_NOT_FOUND",
+    "VERSION_NOT_EXIST",
+)
+"""In the error when versions that are wanted are not to be had any more."""
+
+
+class Definition(Protocol):
+    """What a layer must know of a table to run it."""
+
+    @property
+    def target(self) -> str:
+        """The table."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The tables that it is made from."""
+
+    @property
+    def depends_on(self) -> tuple[str, ...]:
+        """The tables that must have run before."""
+
+    @property
+    def processing_order(self) -> int:
+        """Lower numbers first, equal ones side by side."""
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether it runs at all."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A short text that changes when the definition does."""
+
+
+D = TypeVar("D", bound=Definition)
+
+
+@dataclass
+class State:
+    """A table as it stood when the run began: which one, and its newest version."""
+
+    table_id: str
+    version: int
+
+
+@dataclass
+class Work(Generic[D]):
+    """What is known of one table while its turn lasts."""
+
+    definition: D
+    reads: list[Read] = field(default_factory=list)
+    reason: str = ""
+    counts: dict[str, int] = field(default_factory=dict)
+    found: dict[str, int] = field(default_factory=dict)
+    """What the lookups of a fact have said of it."""
+    changed: Changed = field(default_factory=Changed)
+    released: int = 0
+
+    @property
+    def cursors(self) -> dict[str, int | None]:
+        """Through which version each source was read before."""
+        return {read.table: read.from_version for read in self.reads}
+
+    @property
+    def targets(self) -> dict[str, int]:
+        """Through which version each source is read now."""
+        return {read.table: read.to_version for read in self.reads}
+
+
+class LayerRun(ABC, Generic[D]):
+    """One run of a layer's tables. A layer says how a table is made anew, and how from what is new."""
+
+    def __init__(
+        self,
+        spark: SparkSession,
+        known: Sequence[D],
+        full: bool,
+        run_id: str,
+        on_end: Callable[[TableRun], None] | None = None,
+    ) -> None:
+        self.spark = spark
+        self.known = {definition.target: definition for definition in known}
+        self.full = full
+        self.run_id = run_id
+        self.on_end = on_end or (lambda table: None)
+        self.done: dict[str, TableRun] = {}
+        self.states: dict[str, State] = {}
+        self.last: dict[str, LastRuns] = {}
+
+    @abstractmethod
+    def make_anew(self, work: Work[D]) -> None:
+        """Make the table from all that is in its sources at ``work.targets``."""
+
+    @abstractmethod
+    def make_changes(self, work: Work[D]) -> None:
+        """Bring the table from ``work.cursors`` to ``work.targets`` of its sources."""
+
+    @abstractmethod
+    def rule_results(self, work: Work[D]) -> tuple[RuleResult, ...]:
+        """Return what was found of each rule."""
+
+    def why_anew(self, definition: D) -> str:
+        """Return why a table of this layer is to be made anew although its cursor holds; empty if it is not."""
+        return ""
+
+    def run(self, chosen: Sequence[D]) -> list[TableRun]:
+        """Run these tables and write the log; return what was done to each, in processing order."""
+        mentioned = sorted({name for one in chosen for name in (one.target, *one.sources, *one.depends_on)})
+        with ThreadPoolExecutor(max_workers=4) as pool:
+            last = pool.submit(run_log.last_runs, self.spark, mentioned)
+            states = pool.map(self.state_of, mentioned)
+            self.states = {name: state for name, state in zip(mentioned, states, strict=True) if state}
+            self.last = last.result()
+            try:
+                for _, level in groupby(chosen, key=lambda definition: definition.processing_order):
+                    for table in pool.map(self._run_table, list(level)):
+                        self.done[table.table_name] = table
+                        self.on_end(table)
+            finally:
+                if self.done:
+                    run_log.write(self.spark, list(self.done.values()))
+        return list(self.done.values())
+
+    def state_of(self, table: str) -> State | None:
+        """Return how a table stands now, None if there is none."""
+        return State(*catalog.identity(self.spark, table)) if catalog.table_exists(self.spark, table) else None
+
+    def snapshot(self, table: str, version: int | None) -> DataFrame:
+        """Return a table as it was at a version."""
+        return self.spark.read.option("versionAsOf", str(version)).table(table)
+
+    def change_feed(self, table: str, after: int | None, through: int) -> DataFrame:
+        """Return a table's change data feed after one version through another."""
+        assert after is not None
+        return (
+            self.spark.read.option("readChangeFeed", "true")
+            .option("startingVersion", after + 1)
+            .option("endingVersion", through)
+            .table(table)
+        )
+
+    def _run_table(self, definition: D) -> TableRun:
+        started, clock = datetime.now(UTC), time.perf_counter()
+        before = self.states.get(definition.target)
+        work = Work(definition)
+        dependencies, unmet = self._dependencies(definition)
+        result = TableRun(
+            run_id=self.run_id,
+            table_name=definition.target,
+            status="succeeded",
+            started_at=started,
+            seconds=0.0,
+            from_version=before.version if before else None,
+            to_version=before.version if before else None,
+            table_id=before.table_id if before else None,
+            definition=definition.fingerprint,
+            dependencies=tuple(dependencies),
+        )
+        if unmet:
+            return replace(result, status="skipped", reason="skipped: " + "; ".join(unmet))
+        try:
+            self._plan(work)
+            if work.reason or any(read.from_version != read.to_version for read in work.reads):
+                self._make(work)
+                after = self.state_of(definition.target)
+                assert after is not None
+                self.states[definition.target] = after
+                result = replace(result, to_version=after.version, table_id=after.table_id)
+            else:
+                result = replace(result, status="unchanged")
+        except (ShopMetricsError, PySparkException) as error:
+            if type(error).__name__ == "SparkConnectGrpcException":
+                raise  # the engine is gone: there is nobody left to run the rest
+            reason = error.problem if isinstance(error, ShopMetricsError) else first_line(error)
+            result = replace(result, status="failed", reason=reason)
+        return replace(
+            result,
+            seconds=round(time.perf_counter() - clock, 3),
+            reason=result.reason or work.reason,
+            reads=tuple(work.reads),
+            rows_read=work.counts.get("rows_read", 0),
+            rows_accepted=work.counts.get("accepted", 0),
+            rows_quarantined=work.counts.get("quarantined", 0),
+            rows_duplicate=work.counts.get("duplicates", 0),
+            rows_inserted=work.changed.inserted,
+            rows_updated=work.changed.updated,
+            rows_deleted=work.changed.deleted,
+            rows_released=work.released,
+            rules=self.rule_results(work) if result.status == "succeeded" and work.counts else (),
+        )
+
+    def _dependencies(self, definition: D) -> tuple[list[str], list[str]]:
+        """Return what was found of each dependency, and which are not met."""
+        found, unmet = [], []
+        for needed in definition.depends_on:
+            before = self.last.get(needed)
+            result = self.done.get(needed) or (before.last if before else None)
+            if result is None:
+                sentence = f"{needed} has never run"
+            else:
+                here = result.run_id == self.run_id
+                when = "in this run" if here else f"in run {result.run_id} at {result.started_at:%Y-%m-%d %H:%M} UTC"
+                at = "" if result.to_version is None else f", version {result.to_version}"
+                sentence = f"{needed} {result.status} {when}{at}"
+            found.append(sentence)
+            if result is None or result.status not in run_log.GOOD:
+                unmet.append(sentence)
+        return found, unmet
+
+    def _plan(self, work: Work[D]) -> None:
+        """Decide from which versions of its sources the table goes on, or why it must be made anew."""
+        definition = work.definition
+        for source in definition.sources:
+            if source not in self.states:
+                raise PipelineError(
+                    f"The source table {source} of {definition.target} does not exist.",
+                    "`shopmetrics pipeline run` makes the layer before first",
+                )
+        before = self.last[definition.target].last_good if definition.target in self.last else None
+        known = {read.table: read for read in before.reads} if before else {}
+        work.reason = self._why_anew(definition, before, known)
+        work.reads = [
+            Read(
+                source,
+                self.states[source].table_id,
+                None if work.reason else known[source].to_version,
+                self.states[source].version,
+            )
+            for source in definition.sources
+        ]
+
+    def _why_anew(self, definition: D, before: TableRun | None, known: dict[str, Read]) -> str:
+        target = self.states.get(definition.target)
+        if before is None:
+            return "first run"
+        if self.full:
+            return "full run asked for"
+        if target is None or target.table_id != before.table_id:
+            return f"{definition.target} is not the table that the last run left"
+        if before.definition != definition.fingerprint:
+            return "its definition has changed"
+        for source in definition.sources:
+            state = self.states[source]
+            if source not in known or known[source].table_id != state.table_id:
+                return f"{source} is not the table that the last run read"
+            if known[source].to_version > state.version:
+                return f"{source} has gone back from version {known[source].to_version} to {state.version}"
+        return self.why_anew(definition)
+
+    def _make(self, work: Work[D]) -> None:
+        if work.reason:
+            self.make_anew(work)
+            return
+        try:
+            self.make_changes(work)
+        except PySparkException as error:
+            if not any(sign in str(error) for sign in _FEED_GONE):
+                raise
+            work.reads = [replace(read, from_version=None) for read in work.reads]
+            work.reason = f"what is new cannot be read any more ({first_line(error)})"
+            self.make_anew(work)
+
+
+def chosen(known: Sequence[D], tables: Sequence[str] | None) -> list[D]:
+    """Return the definitions to run: those of the named tables, or all that are enabled.
+
+    Raises:
+        MetadataError: for a name that no enabled definition has.
+    """
+    enabled = [definition for definition in known if definition.is_enabled]
+    if tables is None:
+        return enabled
+    unknown = sorted(set(tables) - {definition.target for definition in enabled})
+    if unknown:
+        there = ", ".join(definition.target for definition in enabled)
+        raise MetadataError(f"There is no enabled table {', '.join(unknown)}. Tables: {there}.")
+    return [definition for definition in enabled if definition.target in tables]

@@ -1,0 +1,48 @@
+"""Rules asked of rows: which rows break one, what is said of them, and whether a rule can be asked at all."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from pyspark.errors import PySparkException
+from pyspark.sql import functions as F
+
+from shared.errors import first_line
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame
+
+    from shared.control_table import Rule
+
+
+def is_broken(rule: Rule) -> Column:
+    """Return whether a row breaks a rule; a rule that cannot be answered, because of a NULL, is broken."""
+    return ~F.coalesce(F.expr(rule.expectation), F.lit(False))
+
+
+def reason_for(rule: Rule, rows: DataFrame) -> Column:
+    """Return the sentence that says why a row breaks a rule: each value the rule looks at, and the limit."""
+    if rule.expectation == "_malformed IS NULL":
+        return F.lit("the line does not fit the columns")
+    values = [
+        F.concat(F.lit(f"{name} = "), F.coalesce(F.col(name).cast("string"), F.lit("NULL")))
+        for name in named_in([rule.expectation], rows.columns)
+    ]
+    expected = F.lit(f"expected {rule.limit or rule.expectation}")
+    return F.concat_ws(": ", F.concat_ws(", ", *values), expected)
+
+
+def named_in(expressions: list[str], columns: list[str]) -> list[str]:
+    """Return which columns SQL expressions name, in the order of the columns."""
+    text = "\n".join(expressions)
+    return [name for name in columns if re.search(rf"\b{re.escape(name)}\b", text, re.IGNORECASE)]
+
+
+def why_not(frame: DataFrame) -> str | None:
+    """Return why the engine cannot resolve a frame, None if it can. Nothing is read."""
+    try:
+        frame.schema  # noqa: B018  asks the engine
+    except PySparkException as error:
+        return first_line(error)
+    return None
