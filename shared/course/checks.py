@@ -11,7 +11,7 @@ the same on every machine, because the notebooks store them.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -82,6 +82,19 @@ class Context:
         columns = "source_file, count(*) AS rows, count(_malformed) AS malformed"
         rows = self.spark.sql(f"SELECT {columns} FROM {table} GROUP BY source_file").collect()
         return {row.source_file: (row["rows"], row.malformed) for row in rows}
+
+
+def numbers(context: Context, query: str) -> list[int]:
+    """Return the one row of a query, all of whose columns are whole numbers."""
+    row = context.spark.sql(query).first()
+    assert row is not None
+    return [int(value) for value in row]
+
+
+def finding(wrong: Mapping[str, int], expected: str) -> Finding:
+    """Return what was found: what is wrong, counted, or what was expected if nothing is."""
+    found = ", ".join(f"{number:,} {what}" for what, number in wrong.items() if number)
+    return Finding(found or expected, expected)
 
 
 Check = Callable[[Context], Finding]

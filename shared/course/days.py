@@ -50,6 +50,9 @@ DAYS = (
     Day(4, "bronze", "Products and bronze", week=1, minutes=75),
     Day(5, "silver_framework", "Silver framework", week=1, minutes=75),
     Day(6, "scd2", "SCD type 2", week=1, minutes=90),
+    Day(7, "gold_daily_sales", "Daily sales", week=2, minutes=60),
+    Day(8, "gold_customer_ltv", "Customer lifetime value", week=2, minutes=45),
+    Day(9, "gold_product_performance", "Product performance", week=2, minutes=75),
 )
 """Every day that is built, in order."""
 

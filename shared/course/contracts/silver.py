@@ -9,7 +9,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from shared.bronze.contracts import SOURCES
-from shared.course.checks import Context, Finding, check
+from shared.course.checks import Context, Finding, check, finding, numbers
 from shared.run_log import QUALITY_RESULTS, RUN_LOG
 from shared.silver import events, gate, metadata, scd2
 from shared.silver.metadata import TableDefinition
@@ -110,7 +110,7 @@ def failures_by_rule(spark: Any) -> dict[tuple[str, str], int]:
 
 def _runs_that_made_it(spark: Any) -> DataFrame:
     good: DataFrame = spark.table(RUN_LOG).where("status = 'succeeded'")
-    anew = F.when(F.col("reads")[0]["from_version"].isNull(), F.col("started_at"))
+    anew = F.when(F.get("reads", F.lit(0))["from_version"].isNull(), F.col("started_at"))
     since = good.groupBy("table_name").agg(F.max(anew).alias("since"))
     return good.join(since, "table_name").where("started_at >= since")
 
@@ -159,7 +159,7 @@ def injected_and_found(manifest: Any, failed: Mapping[tuple[str, str], int]) -> 
 )
 def _orders_once(context: Context) -> Finding:
     # An order without any accepted row appears in quarantine alone; what has no key cannot be an order.
-    lost, twice, unknown, found = _numbers(
+    lost, twice, unknown, found = numbers(
         context,
         f"""
         WITH orders AS (SELECT order_id, count(*) AS rows FROM {ORDERS} GROUP BY order_id),
@@ -175,7 +175,7 @@ def _orders_once(context: Context) -> Finding:
     )
     wrong = {"orders lost": lost, "orders more than once": twice, "orders that nobody delivered": unknown}
     expected = f"{found:,} orders, each once"
-    return _finding(wrong, expected)
+    return finding(wrong, expected)
 
 
 @check(
@@ -184,7 +184,7 @@ def _orders_once(context: Context) -> Finding:
     cause="the derived columns of the declaration were changed; see Revenue in docs/data-model.md",
 )
 def _amounts(context: Context) -> Finding:
-    gross, net, rest, orders = _numbers(
+    gross, net, rest, orders = numbers(
         context,
         f"""
         SELECT count_if(NOT gross_amount <=> quantity * unit_price),
@@ -197,7 +197,7 @@ def _amounts(context: Context) -> Finding:
     )
     wrong = {"wrong gross_amount": gross, "wrong net_amount": net, "wrong discount_amount": rest}
     expected = f"{orders:,} orders as computed"
-    return _finding(wrong, expected)
+    return finding(wrong, expected)
 
 
 # --- Day 6: dimensions ----------------------------------------------------------------------------------------------
@@ -239,7 +239,7 @@ def _definition(target: str) -> TableDefinition:
     cause="versions were closed or opened by hand; silver.reset(spark, 'silver.dim_customers') and run again",
 )
 def _email_changes(context: Context) -> Finding:
-    changed, still_open, several = _numbers(
+    changed, still_open, several = numbers(
         context,
         f"""
         WITH story AS (
@@ -257,7 +257,7 @@ def _email_changes(context: Context) -> Finding:
     )
     wrong = {"old versions still open": still_open, "customers with several current versions": several}
     expected = f"{changed:,} customers with another email, as it should be"
-    return _finding(wrong, expected)
+    return finding(wrong, expected)
 
 
 @check(
@@ -290,7 +290,7 @@ def _same_from_any_order(context: Context) -> Finding:
     there = spark.table(CUSTOMERS).where("NOT is_inferred").select(*desired.columns)
     lacking, surplus = desired.exceptAll(there).count(), there.exceptAll(desired).count()
     expected = f"{there.count():,} versions, the same ones"
-    return _finding({"versions lacking": lacking, "versions too many": surplus}, expected)
+    return finding({"versions lacking": lacking, "versions too many": surplus}, expected)
 
 
 @check(
@@ -299,7 +299,7 @@ def _same_from_any_order(context: Context) -> Finding:
     cause="the table was changed by hand; reset it and run again",
 )
 def _products(context: Context) -> Finding:
-    twice, stale, products = _numbers(
+    twice, stale, products = numbers(
         context,
         f"""
         WITH newest AS (
@@ -315,7 +315,7 @@ def _products(context: Context) -> Finding:
     )
     wrong = {"products more than once": twice, "products missing or not at their newest state": stale}
     expected = f"{products:,} products at their newest state"
-    return _finding(wrong, expected)
+    return finding(wrong, expected)
 
 
 @check(
@@ -325,7 +325,7 @@ def _products(context: Context) -> Finding:
 )
 def _as_of(context: Context) -> Finding:
     # The newest version that had begun; before the first, the first. Said once more, and otherwise, than the pipeline.
-    wrong_version, orders = _numbers(
+    wrong_version, orders = numbers(
         context,
         f"""
         WITH answers AS (
@@ -339,16 +339,4 @@ def _as_of(context: Context) -> Finding:
         """,
     )
     expected = f"{orders:,} orders, each with the version of its day"
-    return _finding({"orders with another version": wrong_version}, expected)
-
-
-def _numbers(context: Context, query: str) -> list[int]:
-    row = context.spark.sql(query).first()
-    assert row is not None
-    return [int(value) for value in row]
-
-
-def _finding(wrong: Mapping[str, int], expected: str) -> Finding:
-    """Return what was found: what is wrong, counted, or what was expected if nothing is."""
-    found = ", ".join(f"{number:,} {what}" for what, number in wrong.items() if number)
-    return Finding(found or expected, expected)
+    return finding({"orders with another version": wrong_version}, expected)

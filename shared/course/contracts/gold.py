@@ -1,0 +1,203 @@
+"""Days 7 to 9: what stands in gold, and that it is neither more nor less than what silver holds."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from pyspark.sql import functions as F
+
+from shared.course.checks import Context, Finding, check, finding, numbers
+from shared.gold import aggregates, metadata
+from shared.gold.metadata import GoldDefinition
+from shared.pipeline import LAYERS, LIMIT_MINUTES
+from shared.run_log import RUN_LOG
+
+SALES, LTV, PRODUCTS = "gold.daily_sales_summary", "gold.customer_ltv", "gold.product_performance"
+ORDERS = "silver.orders_clean"
+
+COUNTED = f"(SELECT * FROM {ORDERS} WHERE status NOT IN ('cancelled', 'returned'))"
+"""The orders that are revenue, as a table expression."""
+
+_RUN_AGAIN = "silver has changed since the last run, or the table was changed by hand; gold.run(spark, full=True)"
+
+
+def definition_of(target: str) -> GoldDefinition:
+    """Return the declaration of a gold table."""
+    return next(definition for definition in metadata.TABLES.declared() if definition.target == target)
+
+
+def differing_rows(context: Context, target: str) -> dict[str, int]:
+    """Return how many rows a full recompute has that the table lacks, and the other way round: law 5."""
+    definition = definition_of(target)
+    rows = context.spark.table(definition.source)
+    wanted = aggregates.finished(aggregates.measured(rows, definition), definition)
+    there = context.spark.table(target).select(*wanted.columns)
+    return {"rows lacking": wanted.exceptAll(there).count(), "rows too many": there.exceptAll(wanted).count()}
+
+
+def _law_5(context: Context, target: str) -> Finding:
+    return finding(differing_rows(context, target), f"{context.spark.table(target).count():,} rows, the same ones")
+
+
+# --- Day 7: daily sales ---------------------------------------------------------------------------------------------
+
+
+@check(
+    7,
+    f"{metadata.TABLES.name} holds every declared table as it is declared, and all of it together is sound",
+    cause="the table was edited by hand, or tables.toml has changed since; gold.run(spark) brings it up to date",
+)
+def _metadata(context: Context) -> Finding:
+    known = metadata.TABLES.published(context.spark)
+    there = {definition.target: definition for definition in known}
+    declared = metadata.TABLES.declared()
+    wrong = [
+        f"{one.target} {'differs from its declaration' if one.target in there else 'is missing'}"
+        for one in declared
+        if there.get(one.target) != one
+    ]
+    columns = {one.source: context.spark.table(one.source).columns for one in known}
+    wrong += metadata.problems(known, columns, below=list(columns))
+    expected = ", ".join(one.target for one in declared)
+    return Finding("; ".join(wrong) or expected, expected)
+
+
+@check(7, f"Law 3: {SALES} adds up to {ORDERS}, to the cent, for every day and category", cause=_RUN_AGAIN)
+def _sales_add_up(context: Context) -> Finding:
+    # In SQL of its own, not by way of the declaration.
+    wrong, days, cents = numbers(
+        context,
+        f"""
+        WITH told AS (
+          SELECT order_date, category, count(1) AS orders, sum(quantity) AS units, sum(gross_amount) AS gross,
+                 sum(gross_amount) - sum(net_amount) AS discount, sum(net_amount) AS net,
+                 count(DISTINCT customer_id) AS customers
+          FROM {COUNTED} GROUP BY order_date, category
+        )
+        SELECT count_if(NOT (told.orders <=> s.orders AND told.units <=> s.units AND told.gross <=> s.gross_revenue
+                             AND told.discount <=> s.discount AND told.net <=> s.net_revenue
+                             AND told.customers <=> s.customers
+                             AND abs(s.average_order_value - told.net / told.orders) <= 0.005)),
+               count(DISTINCT s.order_date), coalesce(sum(s.net_revenue) * 100, 0)
+        FROM told FULL JOIN {SALES} s USING (order_date, category)
+        """,
+    )
+    expected = f"{Decimal(cents) / 100:,.2f} of net revenue on {days:,} days"
+    return finding({"days and categories that differ": wrong}, expected)
+
+
+@check(7, f"Law 5: {SALES} holds what a full recompute would", cause=_RUN_AGAIN)
+def _sales_law_5(context: Context) -> Finding:
+    return _law_5(context, SALES)
+
+
+# --- Day 8: customers -----------------------------------------------------------------------------------------------
+
+
+@check(
+    8,
+    "AC-006: three customers at the edges of the thresholds land in High, Medium and Low",
+    cause="the thresholds in tables.toml do not fall, or are not three",
+)
+def _profiles(context: Context) -> Finding:
+    definition = definition_of(LTV)
+    bands = definition.bands
+    assert bands is not None
+    edges = [one.at_least for one in bands.thresholds if one.at_least is not None]
+    profiles = [(f"at least {edge}", edge) for edge in edges] + [(f"below {edges[-1]}", edges[-1] - Decimal("0.01"))]
+    measures = {one.name: F.lit(None).cast(one.type).alias(one.name) for one in definition.measures}
+    measures[bands.of] = F.col(bands.of)
+    frame = context.spark.createDataFrame(profiles, f"customer_id STRING, {bands.of} DECIMAL(18,2)")
+    rows = aggregates.finished(frame.select("customer_id", *measures.values()), definition).collect()
+    found = {row["customer_id"]: row[bands.column] for row in rows}
+    wanted = dict(zip((name for name, _ in profiles), ("High", "Medium", "Low"), strict=True))
+    told, expected = (", ".join(f"{name}: {label}" for name, label in one.items()) for one in (found, wanted))
+    return Finding(told, expected)
+
+
+@check(8, f"Law 3: {LTV} adds up to {ORDERS}, to the cent, for every customer", cause=_RUN_AGAIN)
+def _customers_add_up(context: Context) -> Finding:
+    wrong, customers = numbers(
+        context,
+        f"""
+        WITH told AS (
+          SELECT customer_id, count(1) AS orders, min(order_date) AS first, max(order_date) AS last,
+                 sum(net_amount) AS value
+          FROM {COUNTED} GROUP BY customer_id
+        )
+        SELECT count_if(NOT (told.orders <=> c.orders AND told.first <=> c.first_order_date
+                             AND told.last <=> c.last_order_date AND told.value <=> c.lifetime_value)), count(*)
+        FROM told FULL JOIN {LTV} c USING (customer_id)
+        """,
+    )
+    return finding({"customers that differ": wrong}, f"{customers:,} customers as they bought")
+
+
+@check(8, f"Law 5: {LTV} holds what a full recompute would", cause=_RUN_AGAIN)
+def _customers_law_5(context: Context) -> Finding:
+    return _law_5(context, LTV)
+
+
+# --- Day 9: products, and the whole pipeline ------------------------------------------------------------------------
+
+
+@check(9, f"Law 3: {PRODUCTS} adds up to {ORDERS}, to the cent, for every product", cause=_RUN_AGAIN)
+def _products_add_up(context: Context) -> Finding:
+    wrong, products = numbers(
+        context,
+        f"""
+        WITH told AS (
+          SELECT product_id, any_value(category) AS category, count(DISTINCT category) AS categories,
+                 sum(quantity) AS units, sum(net_amount) AS revenue
+          FROM {COUNTED} GROUP BY product_id
+        )
+        SELECT count_if(NOT (told.category <=> p.category AND told.units <=> p.units_sold
+                             AND told.revenue <=> p.revenue AND told.categories <=> 1)), count(*)
+        FROM told FULL JOIN {PRODUCTS} p USING (product_id)
+        """,
+    )
+    return finding({"products that differ": wrong}, f"{products:,} products as they sold")
+
+
+@check(9, "A product's rank is one more than the products of its category that made more revenue", cause=_RUN_AGAIN)
+def _ranks(context: Context) -> Finding:
+    wrong, categories = numbers(
+        context,
+        f"""
+        WITH ranked AS (
+          SELECT one.category, one.category_rank, 1 + count(more.product_id) AS place
+          FROM {PRODUCTS} one LEFT JOIN {PRODUCTS} more
+            ON more.category = one.category AND more.revenue > one.revenue
+          GROUP BY one.product_id, one.category, one.category_rank
+        )
+        SELECT count_if(category_rank <> place), count(DISTINCT category) FROM ranked
+        """,
+    )
+    return finding({"products with another rank": wrong}, f"{categories:,} categories, each ranked")
+
+
+@check(9, f"Law 5: {PRODUCTS} holds what a full recompute would", cause=_RUN_AGAIN)
+def _products_law_5(context: Context) -> Finding:
+    return _law_5(context, PRODUCTS)
+
+
+@check(
+    9,
+    f"NFR-001: the last run of all layers is in {RUN_LOG} under one run id, and took at most {LIMIT_MINUTES} minutes",
+    cause="the pipeline was never run as a whole, or a table of its last run failed; `shopmetrics pipeline run`",
+)
+def _one_run(context: Context) -> Finding:
+    rows = context.spark.sql(
+        f"""
+        SELECT collect_set(split_part(table_name, '.', 1)) AS layers, count_if(error_status) AS failed,
+               timestampdiff(SECOND, min(started_at), max(ended_at)) <= {LIMIT_MINUTES * 60} AS is_within
+        FROM (SELECT *, status IN ('failed', 'skipped') AS error_status,
+                     timestampadd(MILLISECOND, CAST(seconds * 1000 AS BIGINT), started_at) AS ended_at FROM {RUN_LOG})
+        GROUP BY run_id HAVING size(layers) = {len(LAYERS)} ORDER BY min(started_at) DESC LIMIT 1
+        """
+    ).collect()
+    expected = f"{', '.join(LAYERS)} in one run, in time"
+    if not rows:
+        return Finding("no run of all layers", expected)
+    (last,) = rows
+    return finding({"tables not in order": last.failed, "runs over time": int(not last.is_within)}, expected)
