@@ -59,7 +59,7 @@ ACCEPTED = {
 READ = """
 SELECT {columns}, arrival
 FROM read_csv(?, columns = ?, auto_detect = false, header = true, delim = ',', quote = '"', escape = '"',
-    allow_quoted_nulls = false, ignore_errors = true, filename = 'arrival')
+    ignore_errors = true, filename = 'arrival')
 """
 
 # An event is a distinct payload. A path sorts by its batch date first: the least is the first delivery, and the

@@ -81,7 +81,7 @@ class Shop:
 
 @pytest.fixture
 def shop(tmp_path):
-    return Shop(tmp_path / "raw [1]")  # a path is no pattern
+    return Shop(tmp_path / "raw")
 
 
 def test_every_figure_of_a_small_shop(shop):
@@ -261,6 +261,7 @@ def test_a_product_may_arrive_after_its_order(shop):
 
 BROKEN_ORDERS = {
     "no customer": {"customer_id": ""},
+    "no customer, in quotes": {"customer_id": '""'},
     "no product": {"product_id": ""},
     "unknown product": {"product_id": "P-9"},
     "no instant": {"order_ts": ""},
@@ -324,11 +325,29 @@ def test_delivering_an_order_from_the_future_again_does_not_make_it_good(shop):
 
 def test_columns_are_matched_by_the_header_of_each_file(shop):
     shop.orders({})
-    columns = {"note": "a, b", **dict(reversed({**ORDER, "order_id": "O-2", "quantity": "3"}.items()))}
-    shop.text(
-        "orders", f"\ufeff{','.join(columns)}\r\n" + '"a, b",' + ",".join(list(columns.values())[1:]), file="b.csv"
-    )
+    columns = {**dict(reversed({**ORDER, "order_id": "O-2", "quantity": "3"}.items())), "note": '"a, b"'}
+    # As some editors write it: with a byte order mark, and without an end of the last line.
+    shop.text("orders", "\ufeff" + ",".join(columns) + "\r\n" + ",".join(columns.values()), file="b.csv")
     assert shop.units() == 4
+
+
+def test_a_line_with_a_field_too_few_is_malformed_though_the_column_may_be_null(shop):
+    shop.orders({"payment_method": ""})
+    columns = {name: value for name, value in ORDER.items() if name != "payment_method"} | {"order_id": "O-2"}
+    shop.text("orders", ",".join([*columns, "payment_method"]) + "\n" + ",".join(columns.values()) + "\n", file="b.csv")
+    assert shop.units() == 1
+
+
+def test_a_free_order_counts(shop):
+    shop.orders({"unit_price": "0.00"})
+    assert shop.units() == 1
+
+
+def test_a_path_is_no_pattern(tmp_path):
+    Shop(tmp_path / "raw1").orders({"quantity": "9"})
+    shop = Shop(tmp_path / "raw[1]")
+    shop.orders({})
+    assert shop.units() == 1
 
 
 def test_days_are_those_of_utc(shop):
