@@ -137,7 +137,7 @@ def gold(
 
     Example:
         >>> gold(Path("data/raw"), [("High", Decimal(5000)), ("Low", None)])["customer_ltv"].num_rows # doctest: +SKIP
-        9483
+        8132
     """
     thresholds = [at_least for _, at_least in bands[:-1] if at_least is not None]
     if len(thresholds) != len(bands) - 1 or bands[-1][1] is not None or thresholds != sorted(thresholds, reverse=True):
