@@ -52,6 +52,7 @@ RULES: dict[str, dict[str, str]] = {
         "customer_id_is_not_null": "customer_id IS NOT NULL",
         "product_id_is_not_null": "product_id IS NOT NULL",
         "order_ts_is_not_null": "order_ts IS NOT NULL",
+        "order_ts_is_not_in_the_future": "order_ts <= ingested_at",
         "quantity_is_positive": "quantity > 0",
         "unit_price_is_not_negative": "unit_price >= 0",
         "discount_pct_is_in_range": "discount_pct BETWEEN 0 AND 100",

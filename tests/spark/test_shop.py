@@ -1,4 +1,5 @@
-"""The generated shop: day by day and all at once, injected = found, and equal to an independent calculation."""
+"""The generated shop through the whole pipeline: day by day and all at once, injected = found, and equal to two
+independent calculations: silver's from bronze, gold's from the files themselves."""
 
 from __future__ import annotations
 
@@ -10,11 +11,12 @@ from collections import Counter
 from types import ModuleType
 
 import duckdb
+import pyarrow as pa
 import pytest
 from spark.silver_cases import SILVER, Shop
 
 from generators import Manifest, generate
-from shared import bronze
+from shared import bronze, gold, pipeline
 from shared.bronze.contracts import SOURCES
 from shared.settings import CHECKOUT
 
@@ -49,6 +51,8 @@ COUNTED_AS = {
 OF_THE_FEED = ("_change_type", "__is_cdc")
 """Columns that files may have because of the change data feed, and that are none of the table."""
 
+GOLD = ("gold.daily_sales_summary", "gold.customer_ltv", "gold.product_performance")
+
 TARGETS = {"customers": "silver.dim_customers", "products": "silver.dim_products", "orders": "silver.orders_clean"}
 
 
@@ -56,7 +60,7 @@ class Result:
     """What one way of running the shop left behind."""
 
     def __init__(self, shop: Shop) -> None:
-        self.contents = shop.contents()
+        self.contents = shop.contents(*SILVER, *GOLD)
         self.broken_laws = shop.broken_laws()
         self.log = shop.rows("SELECT * FROM ops.run_log ORDER BY started_at")
         self.found = Counter()
@@ -86,8 +90,7 @@ def shop_by_day(spark):
     shutil.rmtree(shop.home.raw, ignore_errors=True)
     for day in range(DAYS + 1):
         manifest = generate(shop.home.raw, scale=0.05, seed=7, defects=0.05, days=day, progress=False)
-        bronze.ingest(spark)
-        shop.run()
+        assert pipeline.run(spark).ok
     yield manifest, Result(shop)
     forget(shop)
     shutil.rmtree(shop.home.raw)
@@ -120,8 +123,7 @@ def at_once(spark, shop_by_day, independent) -> Result:
     """All days in one run, after the tables of the daily runs have been used."""
     shop = Shop(spark)
     forget(shop)
-    bronze.ingest(spark)
-    shop.run()
+    assert pipeline.run(spark).ok
     return Result(shop)
 
 
@@ -139,7 +141,7 @@ def by_path(name: str) -> ModuleType:
 
 
 def test_day_by_day_and_all_at_once_are_the_same_rows(by_day, at_once):
-    for table in (*SILVER, "silver.quarantine"):
+    for table in (*SILVER, *GOLD, "silver.quarantine"):
         assert len(by_day.contents[table]) == len(set(by_day.contents[table])) > 0
         assert at_once.contents[table] == by_day.contents[table], table
 
@@ -197,6 +199,32 @@ def test_every_row_is_that_of_the_independent_calculation(independent, table):
     assert unnamed == ({"customer_sk"} if table != "dim_products" else set())
     for one, two in ((ours, other), (other, ours)):
         assert con.execute(f"SELECT * FROM ({one} EXCEPT ALL {two}) LIMIT 3").fetchall() == []
+
+
+@pytest.fixture(scope="module")
+def from_the_files(spark, shop_by_day) -> dict[str, pa.Table]:
+    """Gold by DuckDB, straight from the CSV files; the shop's tables are what the daily runs left."""
+    (ltv,) = (one for one in gold.TABLES.declared() if one.target == "gold.customer_ltv")
+    bands = [(one.label, one.at_least) for one in ltv.bands.thresholds]
+    return by_path("duckdb_gold").gold(Shop(spark).home.raw, bands)
+
+
+@pytest.mark.parametrize("table", GOLD)
+def test_ac_005_gold_is_that_of_an_independent_calculation_to_the_cent(spark, from_the_files, table):
+    theirs = from_the_files[table.removeprefix("gold.")]
+    ours = spark.table(table).toArrow().select(theirs.column_names)
+    assert set(spark.table(table).columns) == set(theirs.column_names)
+    keys = theirs.column_names[:2]
+    rows = [sorted(one.to_pylist(), key=lambda row: [str(row[key]) for key in keys]) for one in (ours, theirs)]
+    assert rows[0] == rows[1]
+    assert len(rows[0]) > 20
+
+
+def test_law_3_every_gold_table_has_the_same_revenue(spark):
+    revenue = "SELECT sum(net_amount) FROM silver.orders_clean WHERE status NOT IN ('cancelled', 'returned')"
+    columns = zip(GOLD, ("net_revenue", "lifetime_value", "revenue"), strict=True)
+    sums = [spark.sql(f"SELECT sum({column}) FROM {table}").first()[0] for table, column in columns]
+    assert sums == [spark.sql(revenue).first()[0]] * 3
 
 
 def test_what_is_set_aside_is_that_of_the_independent_calculation(independent):
