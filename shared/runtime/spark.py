@@ -307,8 +307,23 @@ def connect(settings: Settings | None = None) -> SparkSession:
             # Its engine is gone. Left open it would stay pyspark's default session, and be asked in place of the new.
             session.client.close()  # type: ignore[attr-defined]
         session = _session_at(address)
+        if remote:
+            _prepare(session, settings)
         _sessions[engine] = (address, session)
     return session
+
+
+def _prepare(session: SparkSession, settings: Settings) -> None:
+    """Make a session to an engine that others have configured mean the same as one to ours.
+
+    Its tables are those of this home, which must lie at the same path on every machine of that engine.
+    """
+    for name in ("spark.sql.session.timeZone", "spark.sql.ansi.enabled", "spark.sql.sources.default"):
+        session.conf.set(name, spark_conf(settings)[name])
+    if not session.catalog.databaseExists("ops"):  # its catalog knows nothing of this home yet
+        from shared.catalog import register_tables
+
+        register_tables(session, settings)
 
 
 def on_databricks() -> bool:
