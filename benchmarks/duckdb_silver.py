@@ -52,7 +52,7 @@ RULES: dict[str, dict[str, str]] = {
         "customer_id_is_not_null": "customer_id IS NOT NULL",
         "product_id_is_not_null": "product_id IS NOT NULL",
         "order_ts_is_not_null": "order_ts IS NOT NULL",
-        "order_ts_is_not_in_the_future": "order_ts <= ingested_at",
+        "order_ts_is_not_in_the_future": "order_ts <= arrival.ingested_at",
         "quantity_is_positive": "quantity > 0",
         "unit_price_is_not_negative": "unit_price >= 0",
         "discount_pct_is_in_range": "discount_pct BETWEEN 0 AND 100",
@@ -235,8 +235,11 @@ def _events(con: duckdb.DuckDBPyConnection, source: Source, scan: str) -> None:
         SELECT {key} FROM {name}_raw GROUP BY {key} HAVING count(*) > 1;
 
         CREATE TEMP VIEW {name}_once AS
-        SELECT * EXCLUDE (ingested_at, source_file), {arrival} AS arrival, 1 AS copies, {gate} AS rule
-        FROM {name}_raw r ANTI JOIN {name}_repeated_keys k ON r.{key} IS NOT DISTINCT FROM k.{key};
+        SELECT *, 1 AS copies, {gate} AS rule
+        FROM (
+            SELECT * EXCLUDE (ingested_at, source_file), {arrival} AS arrival
+            FROM {name}_raw r ANTI JOIN {name}_repeated_keys k ON r.{key} IS NOT DISTINCT FROM k.{key}
+        );
 
         CREATE TEMP TABLE {name}_repeated AS
         SELECT *, {gate} AS rule

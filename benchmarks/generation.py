@@ -1,6 +1,6 @@
 """How fast the generators write, and in how much memory: rows/s by wall and by CPU time, peak resident memory.
 
-    python -m benchmarks.generators --scale 100
+    python -m benchmarks.generation --scale 100
 
 Each table is generated in a process of its own, so that its peak memory is its own. The naive writer is what
 most tutorials do, one Faker call per field and one ``csv`` row at a time; it is run on a sample, and its time
