@@ -1,6 +1,6 @@
 # Two commands do everything: `make course` and `make test`. Each sets up what it needs first.
 .DEFAULT_GOAL := help
-.PHONY: help setup course test lint lab notebooks lock clean
+.PHONY: help setup course test lint lab bench notebooks lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,6 +13,7 @@ help:
 	@echo "make setup      prepare everything, run nothing"
 	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make lint       check style and types"
+	@echo "make bench      measure, and write docs/performance.md; an hour"
 	@echo "make notebooks  execute the notebooks and store their outputs"
 	@echo "make lock       renew constraints.txt"
 	@echo "make clean      remove what was installed and built; data stay"
@@ -46,6 +47,9 @@ lab: setup
 	@$(BIN)/jupyter trust notebooks/*.ipynb >/dev/null
 	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/01_workspace.ipynb \
 		$(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS)
+
+bench: setup
+	$(BIN)/python -m benchmarks.report
 
 notebooks: setup
 	$(BIN)/python -m shared.course.refresh

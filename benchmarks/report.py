@@ -1,0 +1,193 @@
+"""``make bench``: every comparison, and ``docs/performance.md`` written from what was seen.
+
+.venv/bin/python -m benchmarks.report --scale 1 --scale 10 --scale 100
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any
+
+import psutil
+import typer
+from rich.console import Console
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"
+
+PACKAGES = ("pyspark", "delta-spark", "duckdb", "deltalake", "faker")
+
+BATCH = {
+    "silver and gold, full": "Spark + Delta, full",
+    "DuckDB + delta-rs, full": "DuckDB + delta-rs, full",
+    "silver and gold, a day": "Spark + Delta, a day of 1 %",
+}
+
+
+def run(console: Console, module: str, *arguments: str, **environment: str) -> dict[str, Any]:
+    """Run one comparison in a process of its own and return its figures."""
+    console.print(f"{module} {' '.join(arguments)}")
+    ended = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{module}", *arguments, "--json"],
+        env=os.environ | environment,
+        cwd=DOCUMENT.parent.parent,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    answer = ended.stdout
+    figures: dict[str, Any] = json.loads(answer[answer.index("{") :])
+    return figures
+
+
+def machine() -> str:
+    """Return what the figures were seen on, in a line."""
+    cores = len(psutil.Process().cpu_affinity()) if psutil.LINUX else psutil.cpu_count()
+    memory = psutil.virtual_memory().total / 2**30
+    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    return (
+        f"{platform.system()} on {platform.machine()}, {cores} cores, {memory:.0f} GiB of memory; "
+        f"Python {platform.python_version()}; {packages}."
+    )
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table; all columns but the first are numbers."""
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def notebooks_section(figures: dict[str, Any]) -> str:
+    """Part (a)."""
+    rows, ratios = [], []
+    for name, one in figures["days"].items():
+        ours, theirs = one["shared"], one["own"]
+        ratios.append(theirs["wall"] / ours["wall"])
+        numbers = (f"{ours['wall']:.1f}", f"{theirs['wall']:.1f}", f"{ratios[-1]:.1f}", f"{theirs['mb']:,.0f}")
+        rows.append([f"`{name}`", *numbers[:3], f"{ours['mb']:,.0f}", numbers[3]])
+    head = ["notebook", "shared engine, s", "its own Spark, s", "ratio", "peak MB", "peak MB, its own"]
+    return f"""## A notebook on the shared engine, and on a Spark of its own
+
+Each notebook executed by papermill at scale {figures["scale"]:g}: on the engine that all notebooks share, warm; and on
+`local[*]` with Spark's defaults, started for it. Peak MB is kernel and engine together.
+
+{table(head, rows)}
+"""
+
+
+def batch_section(figures: list[dict[str, Any]]) -> str:
+    """Part (b)."""
+    rows = []
+    for one in figures:
+        other = one["DuckDB + delta-rs, full"]["wall"]
+        for key, name in BATCH.items():
+            seen = one[key]
+            ratio = f"{seen['wall'] / other:.1f}"
+            rows.append([name, f"{one['orders']:,}", f"{seen['wall']:.1f}", f"{seen['cpu']:.1f}", ratio])
+    growth = [
+        f"from {one['orders']:,} to {two['orders']:,} orders a full run takes "
+        f"{two['silver and gold, full']['wall'] / one['silver and gold, full']['wall']:.1f} times as long, a day "
+        f"{two['silver and gold, a day']['wall'] / one['silver and gold, a day']['wall']:.1f} times"
+        for one, two in pairwise(figures)
+    ]
+    memory = ", ".join(
+        f"{one['orders']:,} orders: engine {one['engine mb']:,.0f} MB (heap {one['heap']}), "
+        f"DuckDB {one['DuckDB + delta-rs, full']['mb']:,.0f} MB"
+        for one in figures
+    )
+    axis = ", ".join(f'"{orders:,}"' for orders in (one["orders"] for one in figures))
+    seconds = {key: ", ".join(f"{wall:.1f}" for wall in (one[key]["wall"] for one in figures)) for key in BATCH}
+    bars = "\n".join(f"    bar [{walls}]" for walls in seconds.values())
+    head = ["run", "orders", "seconds", "CPU seconds", "of DuckDB's full run"]
+    return f"""## The batch, full and for a day, beside DuckDB + delta-rs
+
+Silver and gold from the same bronze, in the same run. DuckDB computes all of both in SQL of its own and delta-rs
+writes the tables; it keeps no history to go on from, so it has no day of changes.
+
+{table(head, rows)}
+
+```mermaid
+xychart-beta
+    title "seconds: full, DuckDB + delta-rs full, a day of 1 %"
+    x-axis "orders" [{axis}]
+    y-axis "seconds"
+{bars}
+```
+
+{("; ".join(growth) + ".").capitalize() if growth else ""}
+
+Resident memory: {memory}.
+"""
+
+
+def generators_section(figures: dict[str, Any]) -> str:
+    """Part (c)."""
+    rows = [
+        [one["table"], f"{one['rows']:,}", f"{one['seconds']:.2f}", f"{one['rows'] / one['seconds']:,.0f}",
+         f"{one['peak_bytes'] / 1e6:,.0f}"]
+        for one in figures["tables"]
+    ]  # fmt: skip
+    naive = figures["naive_orders"]
+    speed = naive["rows_measured"] / naive["seconds_measured"]
+    rows.append(
+        [
+            "orders by Faker, row by row",
+            f"{naive['rows']:,}",
+            f"{naive['seconds_extrapolated']:,.0f}",
+            f"{speed:,.0f}",
+            "",
+        ]
+    )
+    orders = next(one for one in figures["tables"] if one["table"] == "orders")
+    ratio = orders["rows"] / orders["seconds"] / speed
+    return f"""## The generators, and a row-by-row Faker writer
+
+The historical load at scale {figures["scale"]:g}. The rival calls Faker for each field and writes a row at a time; it
+was run on {naive["rows_measured"]:,} rows, and its seconds are extrapolated. Orders are written {ratio:,.0f} times as
+fast.
+
+{table(["table", "rows", "seconds", "rows/s", "peak MB"], rows)}
+"""
+
+
+def main(
+    scale: Annotated[list[float] | None, typer.Option(help="Scales of the batch; 100 is 10 million orders.")] = None,
+    day: Annotated[list[int] | None, typer.Option(help="Days whose notebooks are measured.")] = None,
+    runs: Annotated[int, typer.Option(help="Runs of each kind; medians are shown.")] = 3,
+) -> None:
+    """Measure everything and write the document."""
+    console = Console()
+    scales, days = scale or [1.0, 10.0, 100.0], day or [4, 5, 7]
+    heap = {one: "3g" if one >= 100 else "1g" for one in scales}
+    notebooks = run(console, "notebooks", *(part for one in days for part in ("--day", str(one))), "--runs", str(runs))
+    batches = [
+        run(console, "batch", "--scale", f"{one:g}", "--runs", str(runs if one < 100 else 1),
+            SHOPMETRICS_SERVER_MEMORY=heap[one])
+        for one in scales
+    ]  # fmt: skip
+    generation = run(console, "generation", "--scale", f"{min(scales[-1], 100):g}")
+    parts = [
+        f"""# Performance
+
+Written by `make bench` on {datetime.now(UTC):%Y-%m-%d}. Machines differ and are shared: compare the ratios, which were
+seen in one run, and measure on your own.
+
+{machine()}
+""",
+        notebooks_section(notebooks),
+        batch_section(batches),
+        generators_section(generation),
+    ]
+    DOCUMENT.write_text("\n".join(parts), encoding="utf-8")
+    console.print(f"written: {DOCUMENT}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
