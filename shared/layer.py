@@ -26,6 +26,9 @@ from shared.run_log import LastRuns, Read, RuleResult, TableRun
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
+FEED_COLUMNS = ("_change_type", "_commit_version", "_commit_timestamp")
+"""The columns that a change data feed adds to those of its table."""
+
 _FEED_GONE = (
     "DELTA_MISSING_CHANGE_DATA",
     "DELTA_CHANGE_TABLE_FEED_DISABLED",

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
 
+from shared.layer import FEED_COLUMNS
 from shared.rules import named_in
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import Column, DataFrame
 
     from shared.gold.metadata import GoldDefinition
 
@@ -59,12 +60,29 @@ def touched_groups(feed: DataFrame, definition: GoldDefinition) -> DataFrame:
     """
     # Not the columns of the condition: which status it was that counts does not matter.
     looked_at = named_in(definition.expressions, feed.columns)
-    step = F.when(F.col("_change_type").isin("insert", "update_postimage"), 1).otherwise(-1)
     return (
         feed.where(definition.where)
         .groupBy(*looked_at)
-        .agg(F.sum(step).alias("difference"))
+        .agg(_difference())
         .where("difference != 0")
         .select(*definition.group_by)
         .distinct()
     )
+
+
+def net_changes(feed: DataFrame) -> DataFrame:
+    """Return what a change data feed comes down to: each row once, with ``came`` and ``difference``.
+
+    ``came`` says how often the row was inserted or updated to; ``difference``, how often more than it went. A row that
+    came and went again, because it was wrong and has been corrected, has the difference 0: it is not there any more.
+    """
+    columns = [name for name in feed.columns if name not in FEED_COLUMNS]
+    return feed.groupBy(*columns).agg(F.count_if(_came()).alias("came"), _difference())
+
+
+def _came() -> Column:
+    return F.col("_change_type").isin("insert", "update_postimage")
+
+
+def _difference() -> Column:
+    return F.sum(F.when(_came(), 1).otherwise(-1)).alias("difference")

@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
 GoldWork = Work[GoldDefinition]
 
-CAME = ("insert", "update_postimage")
-"""Change types of rows as they are now."""
-
 
 def run(
     spark: SparkSession,
@@ -101,7 +98,8 @@ def _not_sql(spark: SparkSession, definition: GoldDefinition) -> list[str]:
     if any(name not in rows.columns for name in definition.group_by):
         return []  # told already
     grouped = rows.groupBy(*definition.group_by)
-    asked = [("where", rows.where(f"CAST(({definition.where}) AS BOOLEAN)"))]
+    # Selected, not filtered by: a filter has the schema of what it filters, and the engine is not asked for it.
+    asked = [("where", rows.select(F.expr(f"CAST(({definition.where}) AS BOOLEAN)")))]
     asked += [
         (f"rule {rule.name}", rows.select(F.expr(f"CAST(({rule.expectation}) AS BOOLEAN)"))) for rule in definition.gate
     ]
@@ -129,7 +127,7 @@ class _GoldRun(LayerRun[GoldDefinition]):
     def make_anew(self, work: GoldWork) -> None:
         definition = work.definition
         rows = self.snapshot(definition.source, work.targets[definition.source])
-        self._check(work, rows)
+        self._check(work, rows.withColumn("came", F.lit(1)).withColumn("difference", F.lit(1)))
         desired = aggregates.finished(aggregates.measured(rows, definition), definition)
         if definition.target in self.states and self._has_its_columns(definition, desired):
             self._merge(work, desired, self.spark.table(definition.target))
@@ -143,7 +141,7 @@ class _GoldRun(LayerRun[GoldDefinition]):
         groups = list(definition.group_by)
         source, through = definition.source, work.targets[definition.source]
         feed = self.change_feed(source, work.cursors[source], through)
-        self._check(work, feed.where(F.col("_change_type").isin(*CAME)))
+        self._check(work, aggregates.net_changes(feed))
         touched = changes.kept(aggregates.touched_groups(feed, definition))
         bounds = touched.agg(F.min(groups[0]).alias("low"), F.max(groups[0]).alias("high")).first()
         assert bounds is not None
@@ -178,25 +176,27 @@ class _GoldRun(LayerRun[GoldDefinition]):
         work.changed, _ = changes.merge(self.spark, work.definition.target, differing, identity)
 
     def _check(self, work: GoldWork, rows: DataFrame) -> None:
-        """Ask the rules of the new rows, and stop the table if one of severity fail is broken."""
+        """Ask the rules of the rows that came and are still there; stop the table if one of severity fail is broken."""
         gate = work.definition.gate
+        there = F.col("difference") > 0
         counted = rows.agg(
-            F.count(F.lit(1)).alias("rows_read"), *(F.count_if(is_broken(rule)).alias(rule.name) for rule in gate)
+            F.sum("came").alias("rows_read"), *(F.count_if(there & is_broken(rule)).alias(rule.name) for rule in gate)
         ).first()
         assert counted is not None
         work.counts = {name: int(value or 0) for name, value in counted.asDict().items()}
         work.counts["accepted"] = work.counts["rows_read"]
         for rule in gate:
-            if rule.severity == "fail" and work.counts[rule.name]:
+            count = work.counts[rule.name]
+            if rule.severity == "fail" and count:
                 key, *_ = rows.columns
-                broken = rows.where(is_broken(rule)).select(
-                    F.col(key).alias("key"), reason_for(rule, rows).alias("why")
-                )
+                why = reason_for(rule, rows).alias("why")
+                broken = rows.where(there & is_broken(rule)).select(F.col(key).alias("key"), why)
                 example = broken.orderBy("key").first()
                 assert example is not None
+                broken_by = f"{count:,} {'row' if count == 1 else 'rows'} of {work.definition.source}"
                 raise PipelineError(
-                    f"{work.definition.target}: rule {rule.name} is broken by {work.counts[rule.name]:,} rows of "
-                    f"{work.definition.source}, as {key} = {example['key']}: {example['why']}. Nothing was written.",
+                    f"{work.definition.target}: rule {rule.name} is broken by {broken_by}, as "
+                    f"{key} = {example['key']}: {example['why']}. Nothing was written.",
                     "correct the source, or make the rule expect",
                 )
 

@@ -37,8 +37,6 @@ SilverWork = Work[TableDefinition]
 BROADCAST_KEYS = 2_000_000
 """Up to so many keys are sent to every task, some 100 MB; beyond it both sides are shuffled."""
 
-_FEED_COLUMNS = ("_change_type", "_commit_version", "_commit_timestamp")
-
 
 def run(
     spark: SparkSession,
@@ -330,7 +328,7 @@ class _SilverRun(LayerRun[TableDefinition]):
             return None
         feed = self.change_feed(table, after, through)
         # A copy of a row that OPTIMIZE moved is not in the feed; a bronze row is never updated or deleted.
-        return feed.drop(*_FEED_COLUMNS)
+        return feed.drop(*layer.FEED_COLUMNS)
 
     def _with_arrivals(self, work: SilverWork, rows: DataFrame) -> list[Dimension]:
         """Return the dimensions; those that take inferred members with what is known of each key that rows name."""

@@ -146,7 +146,7 @@ CHANGES = {
     "an amount is corrected": f"UPDATE {ORDERS} SET net_amount = 49.98, gross_amount = 50.98 WHERE order_id = 'O-2'",
     "an order moves to another day": f"UPDATE {ORDERS} SET order_date = DATE '2026-01-09' WHERE order_id = 'O-3'",
     "a product moves to another category": f"UPDATE {ORDERS} SET category = 'Toys' WHERE product_id = 'P-2'",
-    "an order turns out to be of another customer": f"UPDATE {ORDERS} SET customer_id = 'C-2' WHERE order_id = 'O-1'",
+    "an order turns out to be of another customer": f"UPDATE {ORDERS} SET customer_id = 'C-2' WHERE order_id = 'O-2'",
     "an order is removed": f"DELETE FROM {ORDERS} WHERE order_id = 'O-3'",
     "everything is removed": f"DELETE FROM {ORDERS}",
 }
@@ -315,7 +315,7 @@ def test_a_broken_rule_stops_the_table_and_leaves_it_as_it_was(sales, change, ru
     done = sales.run()
     assert done[SALES].status == "failed"
     assert done[SALES].reason == (
-        f"{SALES}: rule {rule} is broken by 1 rows of {ORDERS}, as {told}. Nothing was written."
+        f"{SALES}: rule {rule} is broken by 1 row of {ORDERS}, as {told}. Nothing was written."
     )
     assert (sales.rows(SALES), sales.version(SALES)) == (rows, version)
     sales.sql(f"DELETE FROM {ORDERS} WHERE order_id = 'O-2'")
