@@ -10,7 +10,7 @@ from shared.layer import FEED_COLUMNS
 from shared.rules import named_in
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame
+    from pyspark.sql import DataFrame
 
     from shared.gold.metadata import GoldDefinition
 
@@ -60,10 +60,11 @@ def touched_groups(feed: DataFrame, definition: GoldDefinition) -> DataFrame:
     """
     # Not the columns of the condition: which status it was that counts does not matter.
     looked_at = named_in(definition.expressions, feed.columns)
+    step = F.when(F.col("_change_type").isin("insert", "update_postimage"), 1).otherwise(-1)
     return (
         feed.where(definition.where)
         .groupBy(*looked_at)
-        .agg(_difference())
+        .agg(F.sum(step).alias("difference"))
         .where("difference != 0")
         .select(*definition.group_by)
         .distinct()
@@ -77,12 +78,7 @@ def net_changes(feed: DataFrame) -> DataFrame:
     came and went again, because it was wrong and has been corrected, has the difference 0: it is not there any more.
     """
     columns = [name for name in feed.columns if name not in FEED_COLUMNS]
-    return feed.groupBy(*columns).agg(F.count_if(_came()).alias("came"), _difference())
-
-
-def _came() -> Column:
-    return F.col("_change_type").isin("insert", "update_postimage")
-
-
-def _difference() -> Column:
-    return F.sum(F.when(_came(), 1).otherwise(-1)).alias("difference")
+    came = F.col("_change_type").isin("insert", "update_postimage")
+    return feed.groupBy(*columns).agg(
+        F.count_if(came).alias("came"), F.sum(F.when(came, 1).otherwise(-1)).alias("difference")
+    )
