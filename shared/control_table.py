@@ -111,7 +111,7 @@ class ControlTable(Generic[D]):
             MetadataError: naming every entry that is not a declaration, all at once.
 
         Example:
-            >>> [definition.target for definition in metadata.SILVER.declared()]
+            >>> [definition.target for definition in silver.TABLES.declared()]
             ['silver.dim_customers', 'silver.dim_products', 'silver.orders_clean']
         """
         file = file or self.file
