@@ -38,24 +38,11 @@ print(json.dumps({"wall": time.perf_counter() - begun, "cpu": used.ru_utime + us
                   "mb": duckdb_silver.peak_mb()}))
 """
 
-GOLD = {
-    "daily_sales_summary": """
-        SELECT order_date, category, count(*) AS orders, sum(quantity)::BIGINT AS units,
-            sum(gross_amount)::DECIMAL(18,2) AS gross_revenue, sum(discount_amount)::DECIMAL(18,2) AS discount,
-            sum(net_amount)::DECIMAL(18,2) AS net_revenue, count(DISTINCT customer_id) AS customers,
-            (sum(net_amount) / count(*))::DECIMAL(12,2) AS average_order_value
-        FROM counted GROUP BY ALL""",
-    "customer_ltv": """
-        SELECT customer_id, count(*) AS orders, min(order_date) AS first_order_date, max(order_date) AS last_order_date,
-            sum(net_amount)::DECIMAL(18,2) AS lifetime_value,
-            CASE WHEN lifetime_value >= 5000 THEN 'High' WHEN lifetime_value >= 1000 THEN 'Medium' ELSE 'Low' END
-                AS segment
-        FROM counted GROUP BY customer_id""",
-    "product_performance": """
-        SELECT *, rank() OVER (PARTITION BY category ORDER BY revenue DESC) AS category_rank
-        FROM (SELECT product_id, any_value(category) AS category, sum(quantity)::BIGINT AS units_sold,
-                  sum(net_amount)::DECIMAL(18,2) AS revenue FROM counted GROUP BY product_id)""",
-}
+SALES = """
+CREATE VIEW sales AS
+SELECT customer_id, product_id, category, order_date, quantity, gross_amount AS gross, net_amount AS net
+FROM orders WHERE status NOT IN ('cancelled', 'returned')
+"""
 
 
 def rival(bronze: Path, out: Path, threads: int) -> None:
@@ -63,14 +50,18 @@ def rival(bronze: Path, out: Path, threads: int) -> None:
     import duckdb
     from deltalake import write_deltalake
 
-    from benchmarks import duckdb_silver
+    from benchmarks import duckdb_gold, duckdb_silver
+    from shared import gold
 
     duckdb_silver.silver(bronze, out, threads=threads)
     con = duckdb.connect(config={"threads": threads})
-    files = duckdb_silver.parquet_files(out / "orders_clean")
-    con.read_parquet(files).filter("status NOT IN ('cancelled', 'returned')").create_view("counted")
-    for table, query in GOLD.items():
-        write_deltalake(out / table, con.sql(query).to_arrow_reader(100_000), mode="overwrite")
+    con.read_parquet(duckdb_silver.parquet_files(out / "orders_clean")).create_view("orders")
+    con.execute(SALES)
+    bands = gold.TABLES.definition("gold.customer_ltv").bands
+    assert bands is not None
+    tables = duckdb_gold.aggregated(con, [(one.label, one.at_least) for one in bands.thresholds])
+    for table, rows in tables.items():
+        write_deltalake(out / table, rows, mode="overwrite")
 
 
 def timed(engine: psutil.Process, work: Callable[[], Any]) -> tuple[float, float, Any]:

@@ -149,13 +149,18 @@ def gold(
         for source in (PRODUCTS, ORDERS):
             _latest(con, raw, source)
         con.execute(SALES)
-        ltv = CUSTOMER_LTV.format(segments=" ".join("WHEN coalesce(lifetime_value >= ?, true) THEN ?" for _ in bands))
-        segments = [value for label, at_least in bands for value in (at_least, label)]
-        return {
-            "daily_sales_summary": con.sql(DAILY_SALES_SUMMARY).to_arrow_table(),
-            "customer_ltv": con.sql(ltv, params=segments).to_arrow_table(),
-            "product_performance": con.sql(PRODUCT_PERFORMANCE).to_arrow_table(),
-        }
+        return aggregated(con, bands)
+
+
+def aggregated(con: duckdb.DuckDBPyConnection, bands: Sequence[tuple[str, Decimal | None]]) -> dict[str, pa.Table]:
+    """Return the three gold tables of a connection's ``sales``: the orders that count, with ``gross`` and ``net``."""
+    ltv = CUSTOMER_LTV.format(segments=" ".join("WHEN coalesce(lifetime_value >= ?, true) THEN ?" for _ in bands))
+    segments = [value for label, at_least in bands for value in (at_least, label)]
+    return {
+        "daily_sales_summary": con.sql(DAILY_SALES_SUMMARY).to_arrow_table(),
+        "customer_ltv": con.sql(ltv, params=segments).to_arrow_table(),
+        "product_performance": con.sql(PRODUCT_PERFORMANCE).to_arrow_table(),
+    }
 
 
 def _latest(con: duckdb.DuckDBPyConnection, raw: Path, source: Source) -> None:

@@ -138,33 +138,39 @@ def version(spark: SparkSession, table: str) -> int:
         CatalogError: if there is no such table.
     """
     _require(spark, table)
-    log = _log(spark, table)
-    newest = delta_log.newest_version(log) if log else None
-    return int(_history(spark, table, limit=1)[0].version) if newest is None else newest
+    return _version(spark, table, _log(spark, table))
 
 
 def identity(spark: SparkSession, table: str) -> tuple[str, int]:
     """Return the id that Delta gave a table when it was made, and its newest version.
 
     A table that was dropped and made again under the same name has another id, and its versions begin anew.
+
+    Raises:
+        CatalogError: if there is no such table.
     """
+    _require(spark, table)
     log = _log(spark, table)
     table_id = delta_log.table_id(log) if log else None
     if table_id is None:
         detail = spark.sql(f"DESCRIBE DETAIL {table}").first()
         assert detail is not None
         table_id = str(detail["id"])
-    return table_id, version(spark, table)
+    return table_id, _version(spark, table, log)
 
 
 def rows_written(spark: SparkSession, table: str) -> int:
-    """Return how many rows the newest version of a table wrote, by its log."""
+    """Return how many rows the newest version of a table wrote, by its log.
+
+    Raises:
+        CatalogError: if there is no such table.
+    """
+    _require(spark, table)
     log = _log(spark, table)
-    metrics = (
-        delta_log.operation_metrics(log, version(spark, table))
-        if log
-        else _history(spark, table, limit=1)[0].operationMetrics
-    )
+    if log:
+        metrics = delta_log.operation_metrics(log, _version(spark, table, log))
+    else:
+        metrics = _history(spark, table, limit=1)[0].operationMetrics
     return _rows_written(metrics) or 0
 
 
@@ -199,6 +205,7 @@ def history(spark: SparkSession, table: str) -> DataFrame:
     Raises:
         CatalogError: if there is no such table.
     """
+    _require(spark, table)
     rows = [
         (int(row.version), row.operation, _rows_written(row.operationMetrics))
         for row in reversed(_history(spark, table))
@@ -246,8 +253,12 @@ def _log(spark: SparkSession, table: str) -> Path | None:
     return log if location.scheme == "file" and log.is_dir() else None
 
 
+def _version(spark: SparkSession, table: str, log: Path | None) -> int:
+    newest = delta_log.newest_version(log) if log else None
+    return int(_history(spark, table, limit=1)[0].version) if newest is None else newest
+
+
 def _history(spark: SparkSession, table: str, limit: int | None = None) -> list[Row]:
-    _require(spark, table)
     rows: list[Row] = spark.sql(f"DESCRIBE HISTORY {table}" + (f" LIMIT {limit}" if limit else "")).collect()
     return rows
 

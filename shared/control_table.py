@@ -63,6 +63,11 @@ class Rule(Declared):
         return {**rest, "severity": _VOCABULARY[word], "expectation": value[word]}
 
 
+def not_null(column: str, severity: Severity) -> Rule:
+    """Return the rule that a column has a value."""
+    return Rule(name=f"{column}_is_not_null", severity=severity, expectation=f"`{column}` IS NOT NULL", limit="a value")
+
+
 class Definition(Declared):
     """What every table has, whatever its layer."""
 
@@ -120,6 +125,10 @@ class ControlTable(Generic[D]):
         except tomllib.TOMLDecodeError as error:
             raise MetadataError(f"{file.name} is not TOML: {error}.", "correct the line it names") from error
         return self.parse(entries, file.name)
+
+    def definition(self, target: str) -> D:
+        """Return the declaration of a table in the layer's own file."""
+        return next(one for one in self.declared() if one.target == target)
 
     def parse(self, entries: Iterable[Mapping[str, Any]], where: str) -> list[D]:
         """Return declarations as definitions, in processing order.

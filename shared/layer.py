@@ -14,12 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import groupby
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pyspark.errors import PySparkException
 
 from shared import catalog, run_log
 from shared.changes import Changed
+from shared.control_table import ControlTable, Definition
 from shared.errors import MetadataError, PipelineError, ShopMetricsError, first_line
 from shared.run_log import LastRuns, Read, RuleResult, TableRun
 
@@ -42,34 +43,6 @@ _FEED_GONE = (
     "VERSION_NOT_EXIST",
 )
 """In the error when versions that are wanted are not to be had any more."""
-
-
-class Definition(Protocol):
-    """What a layer must know of a table to run it."""
-
-    @property
-    def target(self) -> str:
-        """The table."""
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """The tables that it is made from."""
-
-    @property
-    def depends_on(self) -> tuple[str, ...]:
-        """The tables that must have run before."""
-
-    @property
-    def processing_order(self) -> int:
-        """Lower numbers first, equal ones side by side."""
-
-    @property
-    def is_enabled(self) -> bool:
-        """Whether it runs at all."""
-
-    @property
-    def fingerprint(self) -> str:
-        """A short text that changes when the definition does."""
 
 
 D = TypeVar("D", bound=Definition)
@@ -115,13 +88,13 @@ class LayerRun(ABC, Generic[D]):
         spark: SparkSession,
         known: Sequence[D],
         full: bool,
-        run_id: str,
+        run_id: str | None = None,
         on_end: Callable[[TableRun], None] | None = None,
     ) -> None:
         self.spark = spark
         self.known = {definition.target: definition for definition in known}
         self.full = full
-        self.run_id = run_id
+        self.run_id = run_id or run_log.new_run_id()
         self.on_end = on_end or (lambda table: None)
         self.done: dict[str, TableRun] = {}
         self.states: dict[str, State] = {}
@@ -164,6 +137,15 @@ class LayerRun(ABC, Generic[D]):
     def state_of(self, table: str) -> State | None:
         """Return how a table stands now, None if there is none."""
         return State(*catalog.identity(self.spark, table)) if catalog.table_exists(self.spark, table) else None
+
+    def has_columns_of(self, table: str, rows: DataFrame) -> bool:
+        """Whether a table has the names and types of these rows, in their order."""
+        there, wanted = self.spark.table(table).schema, rows.schema
+        return [(one.name, one.dataType) for one in there] == [(one.name, one.dataType) for one in wanted]
+
+    def counted(self, table: str) -> Changed:
+        """Return the rows of the commit that was just made."""
+        return Changed(inserted=catalog.rows_written(self.spark, table))
 
     def snapshot(self, table: str, version: int | None) -> DataFrame:
         """Return a table as it was at a version."""
@@ -299,6 +281,25 @@ class LayerRun(ABC, Generic[D]):
             work.reads = [replace(read, from_version=None) for read in work.reads]
             work.reason = f"what is new cannot be read any more ({first_line(error)})"
             self.make_anew(work)
+
+
+def published(
+    spark: SparkSession,
+    control: ControlTable[D],
+    definitions: Sequence[D] | None,
+    require: Callable[[SparkSession, Sequence[D]], None],
+) -> list[D]:
+    """Publish declarations, left out those of the layer's file, and return all that the control table then holds.
+
+    Args:
+        spark: the session.
+        control: the layer's control table.
+        definitions: the declarations.
+        require: is handed what the table will hold, and raises if that must not be.
+    """
+    run_log.create_tables(spark)
+    declared = control.declared() if definitions is None else definitions
+    return control.publish(spark, declared, lambda known: require(spark, known))
 
 
 def chosen(known: Sequence[D], tables: Sequence[str] | None) -> list[D]:

@@ -15,10 +15,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from shared import catalog
 from shared.bronze.contracts import SOURCES
+from shared.control_table import ControlTable, Definition
 from shared.course import days
 from shared.course.table import Cell, Table
 from shared.errors import CourseError, ShopMetricsError, first_line
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from generators.manifest import Manifest
+
+D = TypeVar("D", bound=Definition)
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,29 @@ def finding(wrong: Mapping[str, int], expected: str) -> Finding:
     """Return what was found: what is wrong, counted, or what was expected if nothing is."""
     found = ", ".join(f"{number:,} {what}" for what, number in wrong.items() if number)
     return Finding(found or expected, expected)
+
+
+def as_declared(
+    context: Context, control: ControlTable[D], problems: Callable[[list[D], dict[str, list[str]]], list[str]]
+) -> Finding:
+    """Return whether a control table holds every declared table as it is declared, and all of it is sound.
+
+    Args:
+        context: what is looked at.
+        control: the control table.
+        problems: given what it holds and the columns of every source, says what is wrong.
+    """
+    known = control.published(context.spark)
+    there = {definition.target: definition for definition in known}
+    declared = control.declared()
+    wrong = [
+        f"{one.target} {'differs from its declaration' if one.target in there else 'is missing'}"
+        for one in declared
+        if there.get(one.target) != one
+    ]
+    wrong += problems(known, {one.source: context.spark.table(one.source).columns for one in known})
+    expected = ", ".join(one.target for one in declared)
+    return Finding("; ".join(wrong) or expected, expected)
 
 
 Check = Callable[[Context], Finding]

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from shared import control_table
-from shared.control_table import ControlTable, Declared, Definition, Rule, choices
+from shared.control_table import ControlTable, Declared, Definition, Rule, choices, not_null
 
 _COLUMN = r"^[a-z][a-z0-9_]*$"
 
@@ -79,11 +79,7 @@ class GoldDefinition(Definition):
     @property
     def gate(self) -> tuple[Rule, ...]:
         """All rules: those that every table has, then its own."""
-        always = [
-            Rule(name=f"{column}_is_not_null", severity="fail", expectation=f"`{column}` IS NOT NULL", limit="a value")
-            for column in self.group_by
-        ]
-        return (*always, *self.rules)
+        return (*(not_null(column, "fail") for column in self.group_by), *self.rules)
 
     @property
     def expressions(self) -> list[str]:

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
 
-from shared import catalog, changes, layer, run_log
-from shared.changes import Changed
+from shared import catalog, changes, layer
 from shared.errors import PipelineError
 from shared.gold import aggregates, metadata
 from shared.gold.metadata import GoldDefinition
@@ -64,11 +63,8 @@ def run(
     """
     settings = settings or get_settings()
     with one_run_at_a_time(settings):
-        run_log.create_tables(spark)
-        declared = metadata.TABLES.declared() if definitions is None else definitions
-        known = metadata.TABLES.publish(spark, declared, lambda everything: _require_sound(spark, everything))
-        gold_run = _GoldRun(spark, known, full, run_id or run_log.new_run_id(), on_end)
-        return gold_run.run(layer.chosen(known, tables))
+        known = layer.published(spark, metadata.TABLES, definitions, _require_sound)
+        return _GoldRun(spark, known, full, run_id, on_end).run(layer.chosen(known, tables))
 
 
 def reset(spark: SparkSession, table: str, settings: Settings | None = None) -> None:
@@ -82,12 +78,10 @@ def _require_sound(spark: SparkSession, known: Sequence[GoldDefinition]) -> None
     below = catalog.tables(spark, ("bronze", "silver"))
     there = {source: spark.table(source).columns for source in {one.source for one in known} if source in below}
     # A source that is not there yet is no mistake of the metadata: its table is skipped, and the run says why.
-    missing = {name: () for one in known for name in (one.source, *one.depends_on) if name not in below}
-    found = metadata.problems(
-        [one for one in known if one.source in there], there, [*below, *missing, *(one.target for one in known)]
-    )
-    for one in known:
-        found += [f"{one.target}: {problem}" for problem in (_not_sql(spark, one) if one.source in there else [])]
+    missing = [name for one in known for name in (one.source, *one.depends_on) if name not in below]
+    ready = [one for one in known if one.source in there]
+    found = metadata.problems(ready, there, [*below, *dict.fromkeys(missing), *(one.target for one in known)])
+    found += [f"{one.target}: {problem}" for one in ready for problem in _not_sql(spark, one)]
     if found:
         raise metadata.TABLES.unsound(found)
 
@@ -129,12 +123,12 @@ class _GoldRun(LayerRun[GoldDefinition]):
         rows = self.snapshot(definition.source, work.targets[definition.source])
         self._check(work, rows.withColumn("came", F.lit(1)).withColumn("difference", F.lit(1)))
         desired = aggregates.finished(aggregates.measured(rows, definition), definition)
-        if definition.target in self.states and self._has_its_columns(definition, desired):
+        if definition.target in self.states and self.has_columns_of(definition.target, desired):
             self._merge(work, desired, self.spark.table(definition.target))
             return
         _create(self.spark, definition, desired, replace=definition.target in self.states)
         desired.coalesce(1).writeTo(definition.target).append()
-        work.changed = Changed(inserted=catalog.rows_written(self.spark, definition.target))
+        work.changed = self.counted(definition.target)
 
     def make_changes(self, work: GoldWork) -> None:
         definition = work.definition
@@ -205,10 +199,6 @@ class _GoldRun(LayerRun[GoldDefinition]):
         return tuple(
             RuleResult(rule.name, rule.severity, checked, work.counts[rule.name]) for rule in work.definition.gate
         )
-
-    def _has_its_columns(self, definition: GoldDefinition, desired: DataFrame) -> bool:
-        there, wanted = self.spark.table(definition.target).schema, desired.schema
-        return [(one.name, one.dataType) for one in there] == [(one.name, one.dataType) for one in wanted]
 
 
 def _create(spark: SparkSession, definition: GoldDefinition, rows: DataFrame, replace: bool) -> None:

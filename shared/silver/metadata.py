@@ -11,7 +11,7 @@ from typing import Literal
 
 from shared import control_table
 from shared.bronze.contracts import AUDIT_COLUMNS
-from shared.control_table import ControlTable, Declared, Definition, Rule, choices
+from shared.control_table import ControlTable, Declared, Definition, Rule, choices, not_null
 
 _ABOUT_THE_DELIVERY = {column.name for column in AUDIT_COLUMNS}
 
@@ -71,17 +71,11 @@ class TableDefinition(Definition):
     @property
     def gate(self) -> tuple[Rule, ...]:
         """All rules of the table in the order in which they are asked: those that every table has, then its own."""
-        always = [Rule(name="line_is_well_formed", severity="quarantine", expectation="_malformed IS NULL", limit="")]
-        for column in (*self.business_keys, self.sequence_column):
-            always.append(
-                Rule(
-                    name=f"{column}_is_not_null",
-                    severity="quarantine",
-                    expectation=f"`{column}` IS NOT NULL",
-                    limit="a value",
-                )
-            )
-        return (*always, *self.rules)
+        well_formed = Rule(
+            name="line_is_well_formed", severity="quarantine", expectation="_malformed IS NULL", limit=""
+        )
+        needed = (*self.business_keys, self.sequence_column)
+        return (well_formed, *(not_null(column, "quarantine") for column in needed), *self.rules)
 
 
 def problems(definitions: Sequence[TableDefinition], columns: Mapping[str, Sequence[str]]) -> list[str]:

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 from pyspark.sql import Observation
 from pyspark.sql import functions as F
 
-from shared import catalog, changes, layer, run_log
+from shared import catalog, changes, layer
 from shared.bronze.contracts import SOURCES
-from shared.changes import Changed
 from shared.errors import PipelineError
 from shared.home import one_run_at_a_time
 from shared.layer import LayerRun, Work
@@ -72,12 +71,9 @@ def run(
     """
     settings = settings or get_settings()
     with one_run_at_a_time(settings):
-        run_log.create_tables(spark)
-        declared = metadata.TABLES.declared() if definitions is None else definitions
-        known = metadata.TABLES.publish(spark, declared, lambda everything: _require_sound(spark, everything))
+        known = layer.published(spark, metadata.TABLES, definitions, _require_sound)
         create_quarantine(spark)
-        silver_run = _SilverRun(spark, known, full, run_id or run_log.new_run_id(), on_end)
-        return silver_run.run(layer.chosen(known, tables))
+        return _SilverRun(spark, known, full, run_id, on_end).run(layer.chosen(known, tables))
 
 
 def reset(spark: SparkSession, table: str, settings: Settings | None = None) -> None:
@@ -483,21 +479,13 @@ class _SilverRun(LayerRun[TableDefinition]):
 
     def _overwrite(self, work: SilverWork, desired: DataFrame) -> None:
         definition = work.definition
-        before = self.states.get(definition.target)
-        wanted = [(field.name, field.dataType) for field in desired.schema.fields]
-        if before is not None:
-            there = [(field.name, field.dataType) for field in self.spark.table(definition.target).schema.fields]
-            if there == wanted:
-                desired.writeTo(definition.target).overwrite(F.lit(True))
-                work.changed = self._counted(definition.target)
-                return
-        _create(self.spark, definition, desired, replace_it=before is not None)
-        desired.writeTo(definition.target).append()
-        work.changed = self._counted(definition.target)
-
-    def _counted(self, table: str) -> Changed:
-        """Return the rows of the commit that was just made."""
-        return Changed(inserted=catalog.rows_written(self.spark, table))
+        stands = definition.target in self.states
+        if stands and self.has_columns_of(definition.target, desired):
+            desired.writeTo(definition.target).overwrite(F.lit(True))
+        else:
+            _create(self.spark, definition, desired, replace_it=stands)
+            desired.writeTo(definition.target).append()
+        work.changed = self.counted(definition.target)
 
     def rule_results(self, work: SilverWork) -> tuple[RuleResult, ...]:
         definition, counts = work.definition, work.counts

@@ -6,9 +6,8 @@ from decimal import Decimal
 
 from pyspark.sql import functions as F
 
-from shared.course.checks import Context, Finding, check, finding, numbers
+from shared.course.checks import Context, Finding, as_declared, check, finding, numbers
 from shared.gold import aggregates, metadata
-from shared.gold.metadata import GoldDefinition
 from shared.pipeline import LAYERS, LIMIT_MINUTES
 from shared.run_log import RUN_LOG
 
@@ -21,14 +20,9 @@ COUNTED = f"(SELECT * FROM {ORDERS} WHERE status NOT IN ('cancelled', 'returned'
 _RUN_AGAIN = "silver has changed since the last run, or the table was changed by hand; gold.run(spark, full=True)"
 
 
-def definition_of(target: str) -> GoldDefinition:
-    """Return the declaration of a gold table."""
-    return next(definition for definition in metadata.TABLES.declared() if definition.target == target)
-
-
 def differing_rows(context: Context, target: str) -> dict[str, int]:
     """Return how many rows a full recompute has that the table lacks, and the other way round: law 5."""
-    definition = definition_of(target)
+    definition = metadata.TABLES.definition(target)
     rows = context.spark.table(definition.source)
     wanted = aggregates.finished(aggregates.measured(rows, definition), definition)
     there = context.spark.table(target).select(*wanted.columns)
@@ -48,18 +42,9 @@ def _law_5(context: Context, target: str) -> Finding:
     cause="the table was edited by hand, or tables.toml has changed since; gold.run(spark) brings it up to date",
 )
 def _metadata(context: Context) -> Finding:
-    known = metadata.TABLES.published(context.spark)
-    there = {definition.target: definition for definition in known}
-    declared = metadata.TABLES.declared()
-    wrong = [
-        f"{one.target} {'differs from its declaration' if one.target in there else 'is missing'}"
-        for one in declared
-        if there.get(one.target) != one
-    ]
-    columns = {one.source: context.spark.table(one.source).columns for one in known}
-    wrong += metadata.problems(known, columns, below=list(columns))
-    expected = ", ".join(one.target for one in declared)
-    return Finding("; ".join(wrong) or expected, expected)
+    return as_declared(
+        context, metadata.TABLES, lambda known, columns: metadata.problems(known, columns, below=list(columns))
+    )
 
 
 @check(7, f"Law 3: {SALES} adds up to {ORDERS}, to the cent, for every day and category", cause=_RUN_AGAIN)
@@ -100,7 +85,7 @@ def _sales_law_5(context: Context) -> Finding:
     cause="the thresholds in tables.toml do not fall, or are not three",
 )
 def _profiles(context: Context) -> Finding:
-    definition = definition_of(LTV)
+    definition = metadata.TABLES.definition(LTV)
     bands = definition.bands
     assert bands is not None
     edges = [one.at_least for one in bands.thresholds if one.at_least is not None]

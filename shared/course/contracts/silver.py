@@ -9,7 +9,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from shared.bronze.contracts import SOURCES
-from shared.course.checks import Context, Finding, check, finding, numbers
+from shared.course.checks import Context, Finding, as_declared, check, finding, numbers
 from shared.run_log import QUALITY_RESULTS, RUN_LOG
 from shared.silver import events, gate, metadata, scd2
 from shared.silver.metadata import TableDefinition
@@ -41,18 +41,7 @@ FOUND_AS = {
     cause="the table was edited by hand, or tables.toml has changed since; silver.run(spark) brings it up to date",
 )
 def _metadata(context: Context) -> Finding:
-    known = metadata.TABLES.published(context.spark)
-    there = {definition.target: definition for definition in known}
-    declared = metadata.TABLES.declared()
-    wrong = [
-        f"{one.target} {'differs from its declaration' if one.target in there else 'is missing'}"
-        for one in declared
-        if there.get(one.target) != one
-    ]
-    columns = {one.source: context.spark.table(one.source).columns for one in known}
-    wrong += metadata.problems(known, columns)
-    expected = ", ".join(one.target for one in declared)
-    return Finding("; ".join(wrong) or expected, expected)
+    return as_declared(context, metadata.TABLES, metadata.problems)
 
 
 @check(
@@ -229,10 +218,6 @@ def law_1(definition: TableDefinition) -> str:
     return LAW_1.format(table=definition.target, key=definition.business_keys[0], tracked=tracked)
 
 
-def _definition(target: str) -> TableDefinition:
-    return next(definition for definition in metadata.TABLES.declared() if definition.target == target)
-
-
 @check(
     6,
     "AC-003: where a customer's email changes, the old version has its end_date and one version at most is current",
@@ -266,9 +251,9 @@ def _email_changes(context: Context) -> Finding:
     cause=f"{CUSTOMERS} was changed by hand, or by a MERGE of one's own; reset it and run again",
 )
 def _law_1(context: Context) -> Finding:
+    broken = law_1(metadata.TABLES.definition(CUSTOMERS))
     rows = context.spark.sql(
-        f"SELECT broken, count(*) AS rows, min(customer_id) AS example FROM ({law_1(_definition(CUSTOMERS))}) "
-        "GROUP BY broken ORDER BY broken"
+        f"SELECT broken, count(*) AS rows, min(customer_id) AS example FROM ({broken}) GROUP BY broken ORDER BY broken"
     ).collect()
     versions = context.spark.table(CUSTOMERS).count()
     expected = f"{versions:,} versions, none breaks it"
@@ -282,7 +267,7 @@ def _law_1(context: Context) -> Finding:
     cause="the table was changed by hand, or bronze has grown since the last run; reset it and run again",
 )
 def _same_from_any_order(context: Context) -> Finding:
-    definition, spark = _definition(CUSTOMERS), context.spark
+    definition, spark = metadata.TABLES.definition(CUSTOMERS), context.spark
     rows = spark.table(definition.source).withColumn("is_new", F.lit(True))
     accepted = gate.accepted(gate.examined(events.distinct_events(rows), definition))
     desired = scd2.versions(accepted, definition)
