@@ -62,7 +62,7 @@ def main() -> None:
 
 @app.command(epilog="Example: `shopmetrics doctor`")
 def doctor(as_json: Json = False) -> None:
-    """Examine this machine: Python, Java, jars, disk, memory, engine. Changes nothing."""
+    """Examine this machine: Python, Java, jars, disk, memory, engine, Kafka. Changes nothing."""
     from shared.runtime.doctor import examine
 
     findings = examine()
@@ -108,40 +108,52 @@ def setup(
 
 @app.command(epilog="Example: `SHOPMETRICS_SERVER_MEMORY=3g shopmetrics up`")
 def up() -> None:
-    """Start the Spark engine of this home, if it is not running."""
-    from shared.runtime import spark
+    """Start the Spark engine and the Kafka broker of this home, if they are not running."""
+    from shared.runtime import kafka, spark
 
-    record = spark.up()
-    typer.echo(f"engine running: pid {record.pid}, port {record.port}, {record.memory_mb():.0f} MB")
+    servers = {"engine": spark.up()}
+    named = kafka.named()
+    if not named:
+        servers["broker"] = kafka.up()
+    for name, record in servers.items():
+        typer.echo(f"{name} running: pid {record.pid}, port {record.port}, {record.memory_mb():.0f} MB")
+    if named:
+        typer.echo(f"no broker started: {kafka.SERVERS} names {named}")
 
 
 @app.command(epilog="Example: `shopmetrics down`")
 def down() -> None:
-    """End the Spark engine of this home. Tables stay."""
-    from shared.runtime import spark
+    """End the Spark engine and the Kafka broker of this home. Tables and topics stay."""
+    from shared.runtime import kafka, spark
 
-    typer.echo("engine ended" if spark.down() else "no engine was running")
+    for name, server in (("engine", spark), ("broker", kafka)):
+        typer.echo(f"{name} ended" if server.down() else f"no {name} was running")
 
 
 @app.command(epilog="Example: `shopmetrics status --json`")
 def status(as_json: Json = False) -> None:
     """Say what runs: process, address and resident memory."""
-    from shared.runtime import spark
+    from shared.runtime import kafka, spark
 
     values = get_settings()
-    record = spark.running(values)
-    engine: dict[str, Any] = {"running": record is not None}
-    if record:
-        engine |= {"pid": record.pid, "address": f"sc://localhost:{record.port}"}
-        engine |= {"memory_mb": round(record.memory_mb(), 1)}
+    servers: dict[str, dict[str, Any]] = {}
+    for name, record, scheme in (
+        ("engine", spark.running(values), "sc://localhost:"),
+        ("broker", kafka.running(values), "127.0.0.1:"),
+    ):
+        servers[name] = {"running": record is not None}
+        if record:
+            servers[name] |= {"pid": record.pid, "address": f"{scheme}{record.port}"}
+            servers[name] |= {"memory_mb": round(record.memory_mb(), 1)}
     if as_json:
-        _print_json({"home": str(values.home), "engine": engine})
+        _print_json({"home": str(values.home), **servers})
         return
     table = _table("server", "state", "pid", "address", "MB")
-    if record:
-        table.add_row("engine", "running", str(record.pid), engine["address"], f"{engine['memory_mb']:.0f}")
-    else:
-        table.add_row("engine", "not running", "", "", "")
+    for name, one in servers.items():
+        if one["running"]:
+            table.add_row(name, "running", str(one["pid"]), one["address"], f"{one['memory_mb']:.0f}")
+        else:
+            table.add_row(name, "not running", "", "", "")
     _print(table)
 
 

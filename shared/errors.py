@@ -34,6 +34,10 @@ class EngineError(ShopMetricsError):
     """The Spark engine, its Java or its jars are missing, broken or unreachable."""
 
 
+class BrokerError(ShopMetricsError):
+    """The Kafka cluster is missing, broken or unreachable, or refuses what was asked."""
+
+
 class CatalogError(ShopMetricsError):
     """A table or schema is not there, or its name is not one."""
 

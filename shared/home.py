@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from filelock import FileLock, Timeout
 
 from shared.errors import PipelineError
-from shared.runtime import spark
+from shared.runtime import kafka, spark
 from shared.settings import Settings, get_settings
 
 LOCK_TIMEOUT = 600.0
@@ -36,13 +36,14 @@ def one_run_at_a_time(settings: Settings) -> Iterator[None]:
 
 
 def clear(settings: Settings | None = None) -> list[str]:
-    """End the engine and remove all that runs have made in the home; return the names of what was removed.
+    """End engine and broker and remove all that runs have made in the home; return the names of what was removed.
 
     Only the directories that this project makes are removed. Secrets and whatever else lies in the home stay.
     """
     settings = settings or get_settings()
     spark.down(settings)
-    made = [settings.raw, settings.lakehouse, settings.checkpoints, settings.lineage, settings.run]
+    kafka.down(settings)
+    made = [settings.raw, settings.lakehouse, settings.checkpoints, settings.kafka, settings.lineage, settings.run]
     removed = [directory.name for directory in made if directory.is_dir()]
     for name in removed:
         shutil.rmtree(settings.home / name)

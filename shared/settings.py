@@ -47,7 +47,8 @@ class Settings(BaseSettings):
         0, ge=0, description="cores the Spark server may use; 0 means all that this process may use"
     )
     spark_port: int = Field(0, ge=0, le=65535, description="port of the Spark server; 0 picks a free one")
-    start_timeout: float = Field(90.0, gt=0, description="seconds to wait for the Spark server to answer")
+    kafka_port: int = Field(0, ge=0, le=65535, description="port of the local Kafka broker; 0 picks a free one")
+    start_timeout: float = Field(90.0, gt=0, description="seconds to wait for a server to answer")
     startup_cache: bool = Field(True, description="use the engine's start-up cache")
     catalog: str = Field("shopmetrics_ecommerce", description="Unity Catalog name, used on Databricks only")
     secret_scope: str = Field("shopmetrics", description="Databricks secret scope")
@@ -84,6 +85,11 @@ class Settings(BaseSettings):
     def run(self) -> Path:
         """Ports, tokens and logs of running servers; readable by the owner only."""
         return self.home / "run"
+
+    @property
+    def kafka(self) -> Path:
+        """The data of the local Kafka broker."""
+        return self.home / "kafka"
 
     @property
     def lineage(self) -> Path:

@@ -12,7 +12,7 @@ from typing import Literal
 import psutil
 
 from shared.errors import ShopMetricsError
-from shared.runtime import jars, java, spark, startup_cache
+from shared.runtime import jars, java, kafka, spark, startup_cache
 from shared.runtime.process import choose_port, read_record
 from shared.settings import CHECKOUT, Settings, get_settings
 
@@ -45,6 +45,7 @@ def examine(settings: Settings | None = None) -> list[Finding]:
         _home(settings),
         _memory(settings),
         _engine(settings),
+        _kafka(settings),
     ]
 
 
@@ -89,12 +90,11 @@ def _spark_home() -> list[Finding]:
 
 
 def _jars(settings: Settings) -> Finding:
-    directory = settings.cache_dir / "jars"
-    listed = jars.listed_jars()
-    wanting = [jar.filename for jar in listed if not jars.is_intact(directory / jar.filename, jar)]
+    wanting = [jar.filename for jar in jars.wanting(settings)]
     if wanting:
         return Finding("Jars", "problem", f"missing or damaged: {', '.join(wanting)}", "run `make setup`")
-    return Finding("Jars", "ok", f"{len(listed)} jars in {directory}, checksums match")
+    listed = sum(len(jars.listed_jars(server)) for server in jars.SERVERS)
+    return Finding("Jars", "ok", f"{listed} jars in {settings.cache_dir / 'jars'}, checksums match")
 
 
 def _startup_cache(settings: Settings) -> Finding:
@@ -143,3 +143,20 @@ def _engine(settings: Settings) -> Finding:
     except ShopMetricsError as error:
         return Finding("Engine", "problem", error.problem, error.hint)
     return Finding("Engine", "ok", "not running; the first use starts it")
+
+
+def _kafka(settings: Settings) -> Finding:
+    try:
+        if kafka.named(settings):
+            cluster = kafka.connect(settings)
+            brokers = len(kafka.metadata(cluster).brokers)
+            return Finding("Kafka", "ok", f"{cluster.bootstrap_servers}, {brokers} brokers, credentials accepted")
+        record = kafka.running(settings)
+        if record:
+            return Finding("Kafka", "ok", f"running, pid {record.pid}, port {record.port}, {record.memory_mb():.0f} MB")
+        choose_port(settings.kafka_port, "SHOPMETRICS_KAFKA_PORT")
+    except ShopMetricsError as error:
+        return Finding("Kafka", "problem", error.problem, error.hint)
+    if read_record(kafka.record_path(settings)):
+        return Finding("Kafka", "warning", "its process lives but does not answer", "the next use replaces it")
+    return Finding("Kafka", "ok", "not running; the first use starts it")

@@ -1,4 +1,4 @@
-"""Fetch the engine's extra jars once, and know for ever after that they are the right ones.
+"""Fetch the jars of engine and broker once, and know for ever after that they are the right ones.
 
 ``jars.toml`` lists every jar by coordinates and sha256. What is missing from the cache directory is resolved by
 Ivy, the resolver that pyspark ships; nothing is taken into the cache before its content matches the list.
@@ -16,6 +16,7 @@ import tomllib
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 from xml.sax.saxutils import quoteattr
 
 from filelock import FileLock
@@ -25,7 +26,11 @@ from shared.runtime.java import Java, find_java
 from shared.settings import Settings, get_settings
 
 RESOLVE_TIMEOUT = 900
-"""Seconds that resolving may take; 60 MB over a slow line."""
+"""Seconds that resolving may take; 90 MB over a slow line."""
+
+Server = Literal["engine", "broker"]
+
+SERVERS: tuple[Server, ...] = ("engine", "broker")
 
 
 @dataclass(frozen=True)
@@ -44,10 +49,10 @@ class Jar:
         return f"{self.name}-{self.version}.jar"
 
 
-def listed_jars() -> list[Jar]:
-    """Return the committed list of jars."""
+def listed_jars(server: Server) -> list[Jar]:
+    """Return the committed list of a server's jars."""
     text = (Path(__file__).parent / "jars.toml").read_text()
-    return [Jar(**entry) for entry in tomllib.loads(text)["jar"]]
+    return [Jar(**entry) for entry in tomllib.loads(text)[server]]
 
 
 def pyspark_jars() -> Path:
@@ -65,27 +70,35 @@ def is_intact(path: Path, jar: Jar) -> bool:
         return hashlib.file_digest(file, "sha256").hexdigest() == jar.sha256
 
 
-def ensure_jars(settings: Settings | None = None) -> list[Path]:
-    """Return the paths of all listed jars, fetching those that are missing or damaged.
+def wanting(settings: Settings, servers: tuple[Server, ...] = SERVERS) -> list[Jar]:
+    """Return the listed jars of these servers that are missing or damaged."""
+    directory = settings.cache_dir / "jars"
+    return [jar for server in servers for jar in listed_jars(server) if not is_intact(directory / jar.filename, jar)]
+
+
+def ensure_jars(settings: Settings | None = None, *servers: Server) -> list[Path]:
+    """Return the paths of all listed jars of these servers, fetching those that are missing or damaged.
 
     Raises:
         EngineError: naming the jars that could not be had, why, and what to do.
     """
     settings = settings or get_settings()
-    directory = settings.cache_dir / "jars"
-    jars = listed_jars()
-    if any(not is_intact(directory / jar.filename, jar) for jar in jars):
+    servers = servers or SERVERS
+    if wanting(settings, servers):
+        directory = settings.cache_dir / "jars"
         directory.mkdir(parents=True, exist_ok=True)
         with FileLock(directory / ".lock"):
-            wanted = [jar for jar in jars if not is_intact(directory / jar.filename, jar)]
-            if wanted:
-                _fetch(wanted, directory, find_java(settings))
-    return jar_paths(settings)
+            # One after the other: a resolver asked for two versions of one jar brings the newer only.
+            for server in servers:
+                wanted = wanting(settings, (server,))
+                if wanted:
+                    _fetch(wanted, directory, find_java(settings))
+    return [path for server in servers for path in jar_paths(settings, server)]
 
 
-def jar_paths(settings: Settings) -> list[Path]:
-    """Return where the listed jars are kept, whether or not they are there yet."""
-    return [settings.cache_dir / "jars" / jar.filename for jar in listed_jars()]
+def jar_paths(settings: Settings, server: Server) -> list[Path]:
+    """Return where a server's listed jars are kept, whether or not they are there yet."""
+    return [settings.cache_dir / "jars" / jar.filename for jar in listed_jars(server)]
 
 
 def _fetch(wanted: list[Jar], directory: Path, java: Java) -> None:

@@ -96,6 +96,9 @@ def choose_port(wanted: int, setting: str) -> int:
         EngineError: if the wanted port is taken, naming the setting that asked for it.
     """
     with socket.socket() as probe:
+        if os.name == "posix":
+            # As servers do: the connections of one that was killed linger for a minute, and keep nobody out.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, wanted))
         except OSError:

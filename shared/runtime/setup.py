@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from shared.runtime import spark, startup_cache
-from shared.runtime.jars import ensure_jars, is_intact, listed_jars
+from shared.runtime.jars import ensure_jars, wanting
 from shared.runtime.java import find_java
 from shared.runtime.process import stop
 from shared.settings import Settings, get_settings
@@ -38,13 +38,12 @@ def prepare(settings: Settings | None = None, *, quiet: bool = False) -> None:
     """
     settings = settings or get_settings()
     java = find_java(settings)
-    directory = settings.cache_dir / "jars"
-    wanting = [jar for jar in listed_jars() if not is_intact(directory / jar.filename, jar)]
-    if wanting:
-        print(f"Fetching {len(wanting)} engine jars ({sum(jar.bytes for jar in wanting) / 2**20:.0f} MB)", flush=True)
+    missing = wanting(settings)
+    if missing:
+        print(f"Fetching {len(missing)} jars ({sum(jar.bytes for jar in missing) / 2**20:.0f} MB)", flush=True)
     jars = ensure_jars(settings)
     if not quiet:
-        print(f"Java {java.major}, {java.source}; {len(jars)} engine jars verified")
+        print(f"Java {java.major}, {java.source}; {len(jars)} jars verified")
     if not settings.startup_cache or java.major < startup_cache.OLDEST_JAVA:
         if not quiet:
             why = "switched off" if not settings.startup_cache else f"needs Java {startup_cache.OLDEST_JAVA}"

@@ -125,13 +125,13 @@ def usable_cores() -> int:
 
 def class_path(settings: Settings) -> list[Path]:
     """Return the engine's jars in a fixed order: pyspark's own, then those of the committed list."""
-    ensure_jars(settings)
+    ensure_jars(settings, "engine")
     return class_path_if_complete(settings)
 
 
 def class_path_if_complete(settings: Settings) -> list[Path]:
     """Return the class path without verifying or fetching anything."""
-    return [*sorted(pyspark_jars().glob("*.jar")), *jar_paths(settings)]
+    return [*sorted(pyspark_jars().glob("*.jar")), *jar_paths(settings, "engine")]
 
 
 def java_command(

@@ -28,6 +28,8 @@ LAYERS = (
 UPWARDS = {
     # A starting engine enters the tables that it finds on disk into its catalog.
     ("shared.runtime.spark", "shared.catalog"),
+    # The broker's credentials are kept where all secrets are, and a workspace's are read through the engine.
+    ("shared.runtime.kafka", "shared.secrets"),
 }
 """The imports that break the rule, each for the reason beside it."""
 

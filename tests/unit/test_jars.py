@@ -6,7 +6,7 @@ import pytest
 
 from shared.errors import EngineError
 from shared.runtime import jars
-from shared.runtime.jars import Jar, ensure_jars, is_intact, listed_jars
+from shared.runtime.jars import SERVERS, Jar, ensure_jars, is_intact, listed_jars
 
 CONTENT = b"the listed content"
 
@@ -16,7 +16,7 @@ def one_jar(monkeypatch: pytest.MonkeyPatch) -> Jar:
     import hashlib
 
     jar = Jar("org.example", "thing", "1.0", hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
-    monkeypatch.setattr(jars, "listed_jars", lambda: [jar])
+    monkeypatch.setattr(jars, "listed_jars", lambda server: [jar] if server == "engine" else [])
     return jar
 
 
@@ -40,7 +40,9 @@ DELIVER = 'for last; do :; done; mkdir -p "$(dirname "$last")"; printf "%s" "{}"
 
 
 def test_every_listed_jar_has_exact_coordinates_and_a_checksum():
-    for jar in listed_jars():
+    listed = [jar for server in SERVERS for jar in listed_jars(server)]
+    assert len({jar.filename for jar in listed}) == len(listed)
+    for jar in listed:
         assert len(jar.sha256) == 64
         assert jar.bytes > 0
         assert jar.version[0].isdigit()

@@ -1,0 +1,450 @@
+"""A real Kafka for everybody: a broker of this home as a child process, or the cluster that is named.
+
+``connect()`` is the only way in. It returns how to reach, in this order: the cluster in ``KAFKA_BOOTSTRAP_SERVERS``,
+such as Confluent Cloud, with the credentials ``KAFKA_API_KEY`` and ``KAFKA_API_SECRET``; else a local broker, which it
+starts once and leaves running. The local broker asks for the same kind of credentials, generated at its first start
+and kept where all secrets are, so the code that talks to it is the code that talks to the cloud.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets as random
+import subprocess
+import time
+import uuid
+from base64 import urlsafe_b64encode
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+from filelock import FileLock
+from pydantic import SecretStr
+
+from shared import secrets
+from shared.errors import BrokerError, EngineError, SecretError
+from shared.runtime.jars import ensure_jars, pyspark_jars
+from shared.runtime.java import find_java
+from shared.runtime.process import (
+    LOOPBACK,
+    ServerRecord,
+    choose_port,
+    is_listening,
+    launch,
+    log_tail,
+    private_directory,
+    read_record,
+    stop,
+    write_private,
+    write_record,
+)
+from shared.runtime.spark import on_databricks
+from shared.settings import Settings, get_settings
+
+if TYPE_CHECKING:
+    from confluent_kafka.admin import AdminClient
+    from confluent_kafka.admin._metadata import ClusterMetadata
+
+TOPIC = "clickstream-events"
+PARTITIONS = 3
+RETENTION_HOURS = 24
+
+SERVERS, KEY, SECRET, PROTOCOL = (
+    "KAFKA_BOOTSTRAP_SERVERS",
+    "KAFKA_API_KEY",
+    "KAFKA_API_SECRET",
+    "KAFKA_SECURITY_PROTOCOL",
+)
+"""The secrets that name a cluster. The last is SASL_SSL unless it says otherwise."""
+
+ANSWER_TIMEOUT = 10.0
+"""Seconds in which a cluster must answer a question about itself."""
+
+MAIN_CLASS, FORMAT_CLASS = "kafka.Kafka", "kafka.tools.StorageTool"
+
+# Kafka asks for these, and pyspark ships them; the committed list holds the rest.
+_FROM_PYSPARK = (
+    "jackson-annotations", "jackson-core", "jackson-databind", "jackson-dataformat-yaml", "log4j-api", "log4j-core",
+    "log4j-slf4j2-impl", "lz4-java", "scala-library", "scala-reflect", "slf4j-api", "snakeyaml", "snappy-java",
+    "zstd-jni",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """How to reach a Kafka cluster, and as whom."""
+
+    bootstrap_servers: str
+    key: str
+    secret: SecretStr
+    security_protocol: str
+    is_local: bool
+    """Whether it is the broker of this home."""
+
+    def client_config(self) -> dict[str, str | int | float | bool]:
+        """Return the configuration of a ``confluent_kafka`` client, the secret in it."""
+        return {
+            "bootstrap.servers": self.bootstrap_servers,
+            "security.protocol": self.security_protocol,
+            "sasl.mechanism": "PLAIN",
+            "sasl.username": self.key,
+            "sasl.password": self.secret.get_secret_value(),
+        }
+
+    def spark_options(self) -> dict[str, str]:
+        """Return the options of Spark's Kafka source, the secret in them."""
+        # On Databricks the Kafka client lives in a package of its own.
+        shaded = "kafkashaded." if on_databricks() else ""
+        login = f"{shaded}org.apache.kafka.common.security.plain.PlainLoginModule"
+        password = _java_string(self.secret.get_secret_value())
+        return {
+            "kafka.bootstrap.servers": self.bootstrap_servers,
+            "kafka.security.protocol": self.security_protocol,
+            "kafka.sasl.mechanism": "PLAIN",
+            "kafka.sasl.jaas.config": f"{login} required username={_java_string(self.key)} password={password};",
+        }
+
+
+def connect(settings: Settings | None = None) -> Cluster:
+    """Return how to reach Kafka, starting the local broker if no cluster is named and none runs.
+
+    Raises:
+        BrokerError: if the local broker does not start.
+        SecretError: if a cluster is named without its key or secret.
+
+    Example:
+        >>> producer = confluent_kafka.Producer(kafka.connect().client_config())
+    """
+    settings = settings or get_settings()
+    servers = named(settings)
+    if servers:
+        protocol = secrets.find(PROTOCOL, settings)
+        return Cluster(
+            servers,
+            secrets.get(KEY, settings).get_secret_value(),
+            secrets.get(SECRET, settings),
+            protocol.get_secret_value() if protocol else "SASL_SSL",
+            is_local=False,
+        )
+    if on_databricks():
+        raise SecretError(
+            f"The secret {SERVERS} is nowhere, and no broker can be started on Databricks.",
+            f"put {SERVERS}, {KEY} and {SECRET} of your cluster into the scope {settings.secret_scope}",
+        )
+    return _cluster(up(settings), settings)
+
+
+def named(settings: Settings | None = None) -> str | None:
+    """Return the address of the cluster in ``KAFKA_BOOTSTRAP_SERVERS``; None if the local broker serves."""
+    servers = secrets.find(SERVERS, settings)
+    return servers.get_secret_value() if servers else None
+
+
+def _cluster(record: ServerRecord, settings: Settings) -> Cluster:
+    key, secret = secrets.get(KEY, settings), secrets.get(SECRET, settings)
+    return Cluster(f"{LOOPBACK}:{record.port}", key.get_secret_value(), secret, "SASL_PLAINTEXT", is_local=True)
+
+
+def _java_string(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+# --- the local broker ----------------------------------------------------------------------------------------------
+
+
+def record_path(settings: Settings) -> Path:
+    """Return where the record of the running broker is kept."""
+    return settings.run / "kafka.json"
+
+
+def log_path(settings: Settings) -> Path:
+    """Return the broker's log."""
+    return settings.run / "kafka.log"
+
+
+def running(settings: Settings | None = None) -> ServerRecord | None:
+    """Return the record of this home's broker if it is alive and answers, else None."""
+    record = read_record(record_path(settings or get_settings()))
+    return record if record and is_listening(record.port) else None
+
+
+def up(settings: Settings | None = None) -> ServerRecord:
+    """Make sure that this home's broker runs and has the topic, and return its record.
+
+    Any number of processes may call this at once: one starts the broker, the others wait for it. What was produced
+    before is still there: a broker that was ended, or killed, goes on with its data.
+
+    Raises:
+        BrokerError: if it does not come up, with the end of its log and what to do.
+    """
+    settings = settings or get_settings()
+    private_directory(settings.run)
+    with FileLock(settings.run / "kafka.lock"):
+        key, secret = _credentials(settings)
+        identity = hashlib.sha256(f"{key}\0{secret}".encode()).hexdigest()
+        record = running(settings)
+        if record and record.token == identity:
+            return record
+        stale = record or read_record(record_path(settings))
+        if stale:  # alive, but with other credentials, or no longer listening
+            stop(stale)
+        record = _start(settings, key, secret, identity)
+        write_record(record_path(settings), record)
+    return record
+
+
+def down(settings: Settings | None = None) -> bool:
+    """End this home's broker and wait until it is gone. Its data stay. Returns whether one was running."""
+    settings = settings or get_settings()
+    path = record_path(settings)
+    if not path.parent.is_dir():
+        return False
+    with FileLock(settings.run / "kafka.lock"):
+        record = read_record(path)
+        ended = stop(record) if record else False
+        path.unlink(missing_ok=True)
+    return ended
+
+
+def _credentials(settings: Settings) -> tuple[str, str]:
+    if not secrets.find(KEY, settings):
+        secrets.put(KEY, f"local-{random.token_hex(4)}", settings)
+    if not secrets.find(SECRET, settings):
+        secrets.put(SECRET, random.token_urlsafe(32), settings)
+    return secrets.get(KEY, settings).get_secret_value(), secrets.get(SECRET, settings).get_secret_value()
+
+
+def _start(settings: Settings, key: str, secret: str, identity: str) -> ServerRecord:
+    data = private_directory(settings.kafka)
+    port = _port(settings)
+    properties = settings.run / "kafka.properties"
+    lines = [f"{name}={value}" for name, value in _broker_properties(data, port, key, secret).items()]
+    # The secret is among them.
+    write_private(properties, "\n".join(lines) + "\n")
+    command = _java_command(settings)
+    if not (data / "log" / "meta.properties").is_file():
+        _format(command, properties, settings)
+    log = log_path(settings)
+    child = launch([*command, MAIN_CLASS, properties], log, cwd=settings.run)
+    record = ServerRecord(
+        "kafka", child.pid, psutil.Process(child.pid).create_time(), port, identity, " ".join(command)
+    )
+    try:
+        _await(child, port, settings)
+        create_topic(_cluster(record, settings))
+    except BaseException:
+        stop(record)
+        raise
+    # Clients that run on while the broker is away look for it at the same place.
+    (data / "port").write_text(str(port))
+    return record
+
+
+def _port(settings: Settings) -> int:
+    if settings.kafka_port:
+        return choose_port(settings.kafka_port, "SHOPMETRICS_KAFKA_PORT")
+    with suppress(FileNotFoundError, ValueError, EngineError):
+        return choose_port(int((settings.kafka / "port").read_text()), "")
+    return choose_port(0, "SHOPMETRICS_KAFKA_PORT")
+
+
+def _broker_properties(data: Path, port: int, key: str, secret: str) -> dict[str, str | int]:
+    """Return the configuration of one node that is broker and controller, and small."""
+    controller_port = choose_port(0, "")
+    login = (
+        "org.apache.kafka.common.security.plain.PlainLoginModule required "
+        f"username={_java_string(key)} password={_java_string(secret)} user_{key}={_java_string(secret)};"
+    )
+    # In a properties file a backslash escapes the next character.
+    login = login.replace("\\", "\\\\")
+    one_of_each = {
+        f"{topic}.{name}": 1
+        for topic, name in (
+            ("offsets.topic", "replication.factor"),
+            ("offsets.topic", "num.partitions"),
+            ("transaction.state.log", "replication.factor"),
+            ("transaction.state.log", "min.isr"),
+            ("transaction.state.log", "num.partitions"),
+            ("share.coordinator.state.topic", "replication.factor"),
+            ("share.coordinator.state.topic", "min.isr"),
+        )
+    }
+    return {
+        "process.roles": "broker,controller",
+        "node.id": 1,
+        "controller.quorum.voters": f"1@{LOOPBACK}:{controller_port}",
+        "listeners": f"CLIENT://{LOOPBACK}:{port},CONTROLLER://{LOOPBACK}:{controller_port}",
+        "advertised.listeners": f"CLIENT://{LOOPBACK}:{port}",
+        "listener.security.protocol.map": "CLIENT:SASL_PLAINTEXT,CONTROLLER:SASL_PLAINTEXT",
+        "controller.listener.names": "CONTROLLER",
+        "inter.broker.listener.name": "CLIENT",
+        "sasl.enabled.mechanisms": "PLAIN",
+        "sasl.mechanism.inter.broker.protocol": "PLAIN",
+        "sasl.mechanism.controller.protocol": "PLAIN",
+        "listener.name.client.plain.sasl.jaas.config": login,
+        "listener.name.controller.plain.sasl.jaas.config": login,
+        "log.dirs": str(data / "log"),
+        **one_of_each,
+        "auto.create.topics.enable": "false",
+        "group.initial.rebalance.delay.ms": 0,
+        # A broker that was killed may come back once its last session is over: 9 s by default.
+        "broker.session.timeout.ms": 3_000,
+        "broker.heartbeat.interval.ms": 500,
+        # Compaction is for the topics in which Kafka keeps its own state; its buffer is 128 MB by default.
+        "log.cleaner.dedupe.buffer.size": 4 * 2**20,
+        "num.network.threads": 1,
+        "num.io.threads": 2,
+        "background.threads": 2,
+    }
+
+
+def _java_command(settings: Settings) -> list[str]:
+    java = find_java(settings)
+    ours = pyspark_jars()
+    shipped = [
+        next(jar for jar in sorted(ours.glob(f"{name}-*.jar")) if re.fullmatch(rf"{name}-\d[\w.-]*\.jar", jar.name))
+        for name in _FROM_PYSPARK
+    ]
+    jars = [*ensure_jars(settings, "broker"), *shipped]
+    log4j = Path(__file__).parent / "log4j2.properties"
+    options = ["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:+IgnoreUnrecognizedVMOptions"]
+    options += ["--enable-native-access=ALL-UNNAMED"] if java.major >= 22 else []
+    options += ["--sun-misc-unsafe-memory-access=allow"] if java.major >= 24 else []
+    class_path = os.pathsep.join(map(str, jars))
+    return [str(java.executable), *options, f"-Dlog4j2.configurationFile={log4j.as_uri()}", "-cp", class_path]
+
+
+def _format(command: list[str], properties: Path, settings: Settings) -> None:
+    """Give the data directory its cluster id; a broker refuses one that has none."""
+    cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    answer = subprocess.run(
+        [*command, FORMAT_CLASS, "format", "--cluster-id", cluster_id, "--config", str(properties)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=settings.run,
+        timeout=settings.start_timeout,
+    )
+    if answer.returncode:
+        raise BrokerError(
+            f"Kafka cannot use the directory {settings.kafka}.\n    {answer.stdout.strip()[-600:]}",
+            "see whether the disk is full; `shopmetrics reset` removes everything in this home",
+        )
+
+
+def _await(child: subprocess.Popen[bytes], port: int, settings: Settings) -> None:
+    deadline = time.monotonic() + settings.start_timeout
+    while not is_listening(port):
+        try:
+            code = child.wait(timeout=0.05)
+        except subprocess.TimeoutExpired:
+            if time.monotonic() < deadline:
+                continue
+            what = f"did not answer on {LOOPBACK}:{port} within {settings.start_timeout:g} s"
+        else:
+            what = f"ended with exit code {code} before it answered"
+        raise BrokerError(
+            f"The Kafka broker {what}.\n{log_tail(log_path(settings))}",
+            f"read {log_path(settings)}, then run `shopmetrics doctor`",
+        )
+
+
+# --- any cluster ---------------------------------------------------------------------------------------------------
+
+
+def metadata(cluster: Cluster, timeout: float = ANSWER_TIMEOUT) -> ClusterMetadata:
+    """Return what a cluster says of itself: its id, brokers, topics and partitions.
+
+    Raises:
+        BrokerError: if it does not answer in time, or refuses the credentials; it says which.
+    """
+    return _asked(cluster, timeout)[1]
+
+
+def _asked(cluster: Cluster, timeout: float) -> tuple[AdminClient, ClusterMetadata]:
+    from confluent_kafka import KafkaError, KafkaException
+    from confluent_kafka.admin import AdminClient
+
+    refused: list[str] = []
+
+    def on_error(error: KafkaError) -> None:
+        # "All brokers down" and the like are followed by another attempt; a refusal is for good.
+        if error.code() == KafkaError._AUTHENTICATION:
+            refused.append(error.str())
+
+    # The client's own log would go to the terminal, line by line, for each attempt.
+    config: dict[str, Any] = {**cluster.client_config(), "error_cb": on_error, "log_level": 0}
+    client = AdminClient(config)
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            return client, client.list_topics(timeout=min(1.0, timeout))
+        except KafkaException as error:
+            client.poll(0)
+            if refused:
+                raise BrokerError(
+                    f"Kafka at {cluster.bootstrap_servers} refuses the credentials of {cluster.key!r}.",
+                    f"check {KEY} and {SECRET}; `shopmetrics secret {SECRET}` replaces one",
+                ) from error
+            if time.monotonic() > deadline:
+                raise BrokerError(
+                    f"Kafka at {cluster.bootstrap_servers} does not answer within {timeout:g} s.",
+                    "`shopmetrics up` starts the local broker"
+                    if cluster.is_local
+                    else f"check {SERVERS} and the network",
+                ) from error
+
+
+def create_topic(
+    cluster: Cluster,
+    topic: str = TOPIC,
+    partitions: int = PARTITIONS,
+    retention_hours: float = RETENTION_HOURS,
+    config: Mapping[str, str] | None = None,
+) -> bool:
+    """Make sure that a topic exists; one that is there is left as it is. Returns whether it was made.
+
+    Raises:
+        BrokerError: if the cluster does not answer, or refuses.
+    """
+    from confluent_kafka import KafkaException
+    from confluent_kafka.cimpl import NewTopic
+
+    client, known = _asked(cluster, ANSWER_TIMEOUT)
+    if topic in known.topics:
+        return False
+    settings = {"retention.ms": str(round(retention_hours * 3_600_000)), **(config or {})}
+    replicas = 1 if cluster.is_local else -1
+    try:
+        client.create_topics([NewTopic(topic, partitions, replicas, config=settings)])[topic].result(ANSWER_TIMEOUT)
+    except KafkaException as error:
+        raise BrokerError(
+            f"The topic {topic} cannot be made at {cluster.bootstrap_servers}: {error.args[0].str()}.",
+            "the key needs the right to create topics, or the topic can be made in the cluster's console",
+        ) from error
+    return True
+
+
+def topic_identity(cluster: Cluster, topic: str = TOPIC) -> tuple[str, int]:
+    """Return the id of a topic, which another one of the same name does not have, and its number of partitions.
+
+    Raises:
+        BrokerError: if the cluster does not answer, or has no such topic.
+    """
+    from confluent_kafka import KafkaException, TopicCollection
+
+    client, known = _asked(cluster, ANSWER_TIMEOUT)
+    try:
+        described = client.describe_topics(TopicCollection([topic]))[topic].result(ANSWER_TIMEOUT)
+    except KafkaException as error:
+        raise BrokerError(
+            f"Kafka at {cluster.bootstrap_servers} has no topic {topic}. "
+            f"Topics: {', '.join(sorted(known.topics)) or 'none'}.",
+            "`shopmetrics up` makes it on the local broker" if cluster.is_local else "make it in the cluster's console",
+        ) from error
+    return str(described.topic_id), len(described.partitions)
