@@ -281,6 +281,8 @@ class _Sender:
                 "compression.type": "lz4",
                 "linger.ms": 5 if prompt else 20,
                 "message.timeout.ms": round(_DELIVERY_TIMEOUT * 1_000),
+                # The topic has been seen: if it is gone, it is not a new one that has yet to come.
+                "topic.metadata.propagation.max.ms": 10_000,
                 # Attempts that fail are followed by others; what is final is reported below.
                 "log_level": 0,
                 **cluster,
@@ -407,7 +409,7 @@ def _said(error: KafkaError, topic: str, servers: object) -> tuple[str, str]:
         case KafkaError.MSG_SIZE_TOO_LARGE | KafkaError.RECORD_LIST_TOO_LARGE:
             return f"a message is larger than {topic} takes", "raise max.message.bytes of the topic"
         case KafkaError._MSG_TIMED_OUT:
-            return f"Kafka at {servers} took no message for {_DELIVERY_TIMEOUT:g} s", _ADVICE_AWAY
+            return f"Kafka at {servers} took no message for too long", _ADVICE_AWAY
         case _:
             return f"Kafka says: {error.str()}", "see whether the broker is well (`shopmetrics doctor`)"
 
@@ -419,8 +421,8 @@ def _undelivered(manifest: ClickstreamManifest, sender: _Sender) -> GeneratorErr
         f"{manifest.failed:,} of {manifest.sent:,} messages were not delivered to {manifest.topic}"
         + (f" ({reasons})" if reasons else "")
         + f": {why}",
-        f"{advice}, then replay the stretch: --start {instant(manifest.plan.start_ms)}. "
-        "What is sent twice has the same event_id",
+        f"{advice}, then send the stretch again: --start {instant(manifest.plan.start_ms)} "
+        f"--rate {manifest.plan.rate:g} --hours {manifest.plan.hours}. What is sent twice has the same event_id",
     )
 
 
@@ -765,6 +767,7 @@ def command(
         typer.echo(json.dumps(manifest.as_dict(), indent=2))
     else:
         Console().print(overview(manifest, time.monotonic() - begun))
+        typer.echo(f"account in {manifest.path}")
 
 
 def overview(manifest: ClickstreamManifest, seconds: float) -> Table:
@@ -785,7 +788,6 @@ def overview(manifest: ClickstreamManifest, seconds: float) -> Table:
     view.add_row("seconds", f"{seconds:,.1f}")
     view.add_row("messages/s", f"{manifest.sent / seconds:,.0f}")
     view.add_row("event time", f"{instant(manifest.plan.start_ms)} to {manifest.until}")
-    view.add_row("manifest", str(manifest.path))
     return view
 
 

@@ -394,8 +394,10 @@ def test_malformed_messages_belong_to_no_session(hour: list[Message]) -> None:
     users = {walk[0]["user_id"].encode() for walk in by_id.values()}
     broken = [message for message in hour if message.kind in MALFORMED]
     assert not {message.key for message in broken} & users
+    valid_ids = {event["event_id"].encode() for event in events(hour)}
     for message in broken:
         assert not any(session.encode() in message.value for session in by_id)
+        assert message.value.partition(b'"event_id":"')[2][:25] not in valid_ids
         assert (message.key is None) == (message.kind == "missing_field" and b'"user_id"' not in message.value)
     assert None in {message.key for message in broken}
 
