@@ -187,7 +187,7 @@ def produce(
 
     Example:
         >>> produce(kafka.connect().client_config(), day=1, speedup=0).delivered        # doctest: +SKIP
-        87391
+        87411
     """
     if not speedup >= 0:
         raise GeneratorError(f"speedup must be 0 or more, got {speedup!r}", "0 is as fast as possible, 1 the clock's")

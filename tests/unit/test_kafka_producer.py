@@ -255,11 +255,11 @@ def test_live_run_sends_each_event_when_its_time_has_come(
     manifest = produce(
         cluster, rate=50, duration=3, manifest_dir=tmp_path, scale=0.1, late=0, duplicates=0, malformed=0
     )
-    assert 0.9 < time.time() - begun < 3.5
+    assert 0.8 < time.time() - begun < 3.5
     assert manifest.plan.start == datetime.fromtimestamp(int(begun) - 1, UTC)
     assert 100 < manifest.events < 200
     assert manifest.delivered == len(topic.read())
-    assert min(lags) >= 0
+    assert min(lags) > -0.001  # the two clocks are read one after the other
     assert max(lags[-20:]) < 0.2
 
 
