@@ -467,20 +467,16 @@ def test_manifest_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 def program(cluster: Config, *arguments: str, home: Path, **given: Any) -> subprocess.Popen[str]:
-    environment = {
-        **os.environ,
-        "SHOPMETRICS_HOME": str(home),
-        "SHOPMETRICS_SCALE": "0.1",
-        "KAFKA_BOOTSTRAP_SERVERS": cluster["bootstrap.servers"],
-        "KAFKA_API_KEY": "key",
-        "KAFKA_API_SECRET": "secret",
-        "KAFKA_SECURITY_PROTOCOL": "PLAINTEXT",
-    }
-    command = [sys.executable, "-m", "generators.produce_clickstream", *arguments]
+    """Start the program in a process of its own. It connects to this cluster, which knows no credentials."""
+    code = (
+        "from types import SimpleNamespace; from shared.runtime import kafka\n"
+        f"kafka.connect = lambda settings: SimpleNamespace(client_config=lambda: {cluster!r})\n"
+        "from generators.produce_clickstream import main; main()"
+    )
     return subprocess.Popen(
-        command,
+        [sys.executable, "-c", code, *arguments],
         cwd=CHECKOUT,
-        env=environment,
+        env={**os.environ, "SHOPMETRICS_HOME": str(home), "SHOPMETRICS_SCALE": "0.1"},
         text=True,
         stdout=subprocess.PIPE,
         **{"stderr": subprocess.PIPE, **given},
