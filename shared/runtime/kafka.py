@@ -18,7 +18,7 @@ import uuid
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +64,9 @@ SERVERS, KEY, SECRET, PROTOCOL = (
 
 ANSWER_TIMEOUT = 10.0
 """Seconds in which a cluster must answer a question about itself."""
+
+DATA = "log"
+"""The directory of the broker's data, in the one it is started in."""
 
 MAIN_CLASS, FORMAT_CLASS = "kafka.Kafka", "kafka.tools.StorageTool"
 
@@ -114,7 +117,8 @@ def connect(settings: Settings | None = None) -> Cluster:
     """Return how to reach Kafka, starting the local broker if no cluster is named and none runs.
 
     Raises:
-        BrokerError: if the local broker does not start.
+        BrokerError: if the local broker does not start, or ``KAFKA_SECURITY_PROTOCOL`` is unknown.
+        EngineError: if the port it is told to use is taken.
         SecretError: if a cluster is named without its key or secret.
 
     Example:
@@ -123,14 +127,15 @@ def connect(settings: Settings | None = None) -> Cluster:
     settings = settings or get_settings()
     servers = named(settings)
     if servers:
-        protocol = secrets.find(PROTOCOL, settings)
-        return Cluster(
-            servers,
-            secrets.get(KEY, settings).get_secret_value(),
-            secrets.get(SECRET, settings),
-            protocol.get_secret_value() if protocol else "SASL_SSL",
-            is_local=False,
-        )
+        given = secrets.find(PROTOCOL, settings)
+        protocol = given.get_secret_value() if given else "SASL_SSL"
+        if protocol not in ("SASL_SSL", "SASL_PLAINTEXT"):
+            raise BrokerError(
+                f"{PROTOCOL} is {protocol!r}; expected SASL_SSL or SASL_PLAINTEXT.",
+                f"unset {PROTOCOL} to use SASL_SSL, as Confluent Cloud asks for",
+            )
+        key = secrets.get(KEY, settings).get_secret_value()
+        return Cluster(servers, key, secrets.get(SECRET, settings), protocol, is_local=False)
     if on_databricks():
         raise SecretError(
             f"The secret {SERVERS} is nowhere, and no broker can be started on Databricks.",
@@ -181,6 +186,7 @@ def up(settings: Settings | None = None) -> ServerRecord:
 
     Raises:
         BrokerError: if it does not come up, with the end of its log and what to do.
+        EngineError: if the port in ``SHOPMETRICS_KAFKA_PORT`` is taken.
     """
     settings = settings or get_settings()
     private_directory(settings.run)
@@ -191,11 +197,9 @@ def up(settings: Settings | None = None) -> ServerRecord:
         if record and record.token == identity:
             return record
         stale = record or read_record(record_path(settings))
-        if stale:  # alive, but with other credentials, or no longer listening
+        if stale:  # alive, but with other credentials, no longer listening, or not ready when its starter was killed
             stop(stale)
-        record = _start(settings, key, secret, identity)
-        write_record(record_path(settings), record)
-    return record
+        return _start(settings, key, secret, identity)
 
 
 def down(settings: Settings | None = None) -> bool:
@@ -223,20 +227,23 @@ def _start(settings: Settings, key: str, secret: str, identity: str) -> ServerRe
     data = private_directory(settings.kafka)
     port = _port(settings)
     properties = settings.run / "kafka.properties"
-    lines = [f"{name}={value}" for name, value in _broker_properties(data, port, key, secret).items()]
+    lines = [f"{name}={_property(value)}\n" for name, value in _broker_properties(port, key, secret).items()]
     # The secret is among them.
-    write_private(properties, "\n".join(lines) + "\n")
+    write_private(properties, "".join(lines))
     command = _java_command(settings)
-    if not (data / "log" / "meta.properties").is_file():
+    if not (data / DATA / "meta.properties").is_file():
         _format(command, properties, settings)
-    log = log_path(settings)
-    child = launch([*command, MAIN_CLASS, properties], log, cwd=settings.run)
+    child = launch([*command, MAIN_CLASS, properties], log_path(settings), cwd=data)
     record = ServerRecord(
         "kafka", child.pid, psutil.Process(child.pid).create_time(), port, identity, " ".join(command)
     )
     try:
+        # Should this process be killed before the broker is ready, the next one finds and replaces it: of a broker
+        # that nobody knows of, the data would be locked for good.
+        write_record(record_path(settings), replace(record, token=""))
         _await(child, port, settings)
         create_topic(_cluster(record, settings))
+        write_record(record_path(settings), record)
     except BaseException:
         stop(record)
         raise
@@ -248,20 +255,27 @@ def _start(settings: Settings, key: str, secret: str, identity: str) -> ServerRe
 def _port(settings: Settings) -> int:
     if settings.kafka_port:
         return choose_port(settings.kafka_port, "SHOPMETRICS_KAFKA_PORT")
-    with suppress(FileNotFoundError, ValueError, EngineError):
+    # An OverflowError is a number that is no port.
+    with suppress(FileNotFoundError, ValueError, OverflowError, EngineError):
         return choose_port(int((settings.kafka / "port").read_text()), "")
     return choose_port(0, "SHOPMETRICS_KAFKA_PORT")
 
 
-def _broker_properties(data: Path, port: int, key: str, secret: str) -> dict[str, str | int]:
+def _property(value: str | int) -> str:
+    """Return a value as a Java properties file holds it: in Latin-1, with a backslash before what is special."""
+    utf_16 = str(value).replace("\\", "\\\\").encode("utf-16-be")
+    units = (int.from_bytes(utf_16[i : i + 2]) for i in range(0, len(utf_16), 2))
+    return "".join(chr(unit) if 32 <= unit < 127 else f"\\u{unit:04x}" for unit in units)
+
+
+def _broker_properties(port: int, key: str, secret: str) -> dict[str, str | int]:
     """Return the configuration of one node that is broker and controller, and small."""
     controller_port = choose_port(0, "")
     login = (
         "org.apache.kafka.common.security.plain.PlainLoginModule required "
-        f"username={_java_string(key)} password={_java_string(secret)} user_{key}={_java_string(secret)};"
+        f"username={_java_string(key)} password={_java_string(secret)} "
+        f"{_java_string(f'user_{key}')}={_java_string(secret)};"
     )
-    # In a properties file a backslash escapes the next character.
-    login = login.replace("\\", "\\\\")
     one_of_each = {
         f"{topic}.{name}": 1
         for topic, name in (
@@ -288,7 +302,8 @@ def _broker_properties(data: Path, port: int, key: str, secret: str) -> dict[str
         "sasl.mechanism.controller.protocol": "PLAIN",
         "listener.name.client.plain.sasl.jaas.config": login,
         "listener.name.controller.plain.sasl.jaas.config": login,
-        "log.dirs": str(data / "log"),
+        # Relative to where the broker is started: a home may have a comma in its name, which separates two here.
+        "log.dirs": DATA,
         **one_of_each,
         "auto.create.topics.enable": "false",
         "group.initial.rebalance.delay.ms": 0,
@@ -322,19 +337,24 @@ def _java_command(settings: Settings) -> list[str]:
 def _format(command: list[str], properties: Path, settings: Settings) -> None:
     """Give the data directory its cluster id; a broker refuses one that has none."""
     cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-    answer = subprocess.run(
-        [*command, FORMAT_CLASS, "format", "--cluster-id", cluster_id, "--config", str(properties)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=settings.run,
-        timeout=settings.start_timeout,
-    )
-    if answer.returncode:
-        raise BrokerError(
-            f"Kafka cannot use the directory {settings.kafka}.\n    {answer.stdout.strip()[-600:]}",
-            "see whether the disk is full; `shopmetrics reset` removes everything in this home",
+    hint = "see whether the disk is full; `shopmetrics reset` removes everything in this home"
+    try:
+        answer = subprocess.run(
+            # With an equals sign: the id may begin with a dash.
+            [*command, FORMAT_CLASS, "format", f"--cluster-id={cluster_id}", f"--config={properties}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=settings.kafka,
+            timeout=settings.start_timeout,
         )
+    except subprocess.TimeoutExpired:
+        raise BrokerError(
+            f"Kafka did not prepare the directory {settings.kafka} within {settings.start_timeout:g} s.",
+            f"raise SHOPMETRICS_START_TIMEOUT if this machine is slow; {hint}",
+        ) from None
+    if answer.returncode:
+        raise BrokerError(f"Kafka cannot use the directory {settings.kafka}.\n    {answer.stdout.strip()[-600:]}", hint)
 
 
 def _await(child: subprocess.Popen[bytes], port: int, settings: Settings) -> None:
@@ -349,9 +369,16 @@ def _await(child: subprocess.Popen[bytes], port: int, settings: Settings) -> Non
         else:
             what = f"ended with exit code {code} before it answered"
         raise BrokerError(
-            f"The Kafka broker {what}.\n{log_tail(log_path(settings))}",
-            f"read {log_path(settings)}, then run `shopmetrics doctor`",
+            f"The Kafka broker {what}.\n{_log_end(log_path(settings))}",
+            f"read {log_path(settings)}, then run `shopmetrics doctor`; if it is the data that are damaged, remove "
+            f"{settings.kafka}, which loses what was produced",
         )
+
+
+def _log_end(log: Path) -> str:
+    # The frames of a stack would push out the sentence above them.
+    said = [line for line in log_tail(log, lines=100).splitlines() if not line.lstrip().startswith("at ")]
+    return "\n".join(said[-8:])
 
 
 # --- any cluster ---------------------------------------------------------------------------------------------------
@@ -383,7 +410,7 @@ def _asked(cluster: Cluster, timeout: float) -> tuple[AdminClient, ClusterMetada
     deadline = time.monotonic() + timeout
     while True:
         try:
-            return client, client.list_topics(timeout=min(1.0, timeout))
+            return client, client.list_topics(timeout=max(0.0, min(1.0, deadline - time.monotonic())))
         except KafkaException as error:
             client.poll(0)
             if refused:
@@ -391,7 +418,7 @@ def _asked(cluster: Cluster, timeout: float) -> tuple[AdminClient, ClusterMetada
                     f"Kafka at {cluster.bootstrap_servers} refuses the credentials of {cluster.key!r}.",
                     f"check {KEY} and {SECRET}; `shopmetrics secret {SECRET}` replaces one",
                 ) from error
-            if time.monotonic() > deadline:
+            if time.monotonic() >= deadline:
                 raise BrokerError(
                     f"Kafka at {cluster.bootstrap_servers} does not answer within {timeout:g} s.",
                     "`shopmetrics up` starts the local broker"
@@ -412,7 +439,7 @@ def create_topic(
     Raises:
         BrokerError: if the cluster does not answer, or refuses.
     """
-    from confluent_kafka import KafkaException
+    from confluent_kafka import KafkaError, KafkaException
     from confluent_kafka.cimpl import NewTopic
 
     client, known = _asked(cluster, ANSWER_TIMEOUT)
@@ -423,6 +450,8 @@ def create_topic(
     try:
         client.create_topics([NewTopic(topic, partitions, replicas, config=settings)])[topic].result(ANSWER_TIMEOUT)
     except KafkaException as error:
+        if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:  # somebody else asked at the same time
+            return False
         raise BrokerError(
             f"The topic {topic} cannot be made at {cluster.bootstrap_servers}: {error.args[0].str()}.",
             "the key needs the right to create topics, or the topic can be made in the cluster's console",
