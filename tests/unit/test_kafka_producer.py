@@ -265,8 +265,8 @@ def test_live_run_sends_each_event_when_its_time_has_come(
 
 def test_speedup_is_how_fast_event_time_runs(cluster: Config, tmp_path: Path) -> None:
     begun = time.monotonic()
-    ask(cluster, tmp_path, duration=60, speedup=60)
-    assert 0.9 < time.monotonic() - begun < 2.5
+    ask(cluster, tmp_path, duration=60, speedup=100)
+    assert 0.5 < time.monotonic() - begun < 2
 
 
 def test_no_event_is_sent_before_its_time(cluster: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,18 +276,18 @@ def test_no_event_is_sent_before_its_time(cluster: Config, tmp_path: Path, monke
     class Watched(Producer):
         def produce(self, topic: str, value: bytes, key: bytes, on_delivery: Any) -> None:
             at = json.loads(value)["event_ts"]
-            due = (datetime.fromisoformat(at) - DAY_1).total_seconds() / 100
+            due = (datetime.fromisoformat(at) - DAY_1).total_seconds() / 200
             early.append(due - (time.monotonic() - begun))
             super().produce(topic, value, key, on_delivery=on_delivery)
 
     monkeypatch.setattr(produce_clickstream, "Producer", Watched)
-    ask(cluster, tmp_path, duration=100, rate=2, speedup=100, duplicates=0, malformed=0, late=0)
+    ask(cluster, tmp_path, duration=100, rate=2, speedup=200, duplicates=0, malformed=0, late=0)
     assert len(early) > 100
     assert max(early) < 0
     assert sorted(early)[len(early) // 2] > -0.3
 
 
-@pytest.mark.parametrize("wait", [0.2, 0.7])
+@pytest.mark.parametrize("wait", [0.2, 0.5])
 def test_ctrl_c_ends_the_stretch_where_it_is(cluster: Config, topic: Topic, tmp_path: Path, wait: float) -> None:
     threading.Timer(wait, signal.raise_signal, [signal.SIGINT]).start()
     begun = time.monotonic()
@@ -351,7 +351,7 @@ def test_refused_message_is_counted_and_ends_the_run(
 
 def test_broker_that_stays_away_ends_the_run(tmp_path: Path) -> None:
     broker = Producer({"test.mock.num.brokers": 1, "log_level": 0})
-    config = {**address(broker), "message.timeout.ms": 500}
+    config = {**address(broker), "message.timeout.ms": 1_500}
     threading.Timer(1.0, broker.close).start()
     begun = time.monotonic()
     with pytest.raises(GeneratorError) as caught:
