@@ -390,6 +390,9 @@ def test_any_letter_may_be_in_home_and_credentials_and_any_in_the_cluster_id(
         cluster = kafka.connect(awkward)
         assert cluster.secret.get_secret_value() == AWKWARD
         assert str(kafka.metadata(cluster).cluster_id).startswith("-")
+        produce(
+            Producer(cluster.client_config()), kafka.TOPIC, [b"the log of a partition exists once it is written to"]
+        )
         assert (awkward.kafka / "log" / "clickstream-events-0").is_dir()
         with pytest.raises(BrokerError, match="refuses the credentials"):
             kafka.metadata(replace(cluster, secret=SecretStr(AWKWARD.replace("é", "e"))))
