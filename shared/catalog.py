@@ -174,6 +174,29 @@ def rows_written(spark: SparkSession, table: str) -> int:
     return _rows_written(metrics) or 0
 
 
+def changes_since(spark: SparkSession, table: str, version: int) -> dict[str, int]:
+    """Return how many rows the commits after a version inserted, updated and deleted, by the table's history.
+
+    Raises:
+        CatalogError: if there is no such table.
+    """
+    _require(spark, table)
+    names = {
+        "inserted": ("numOutputRows", "numTargetRowsInserted"),
+        "updated": ("numUpdatedRows", "numTargetRowsUpdated"),
+        "deleted": ("numDeletedRows", "numTargetRowsDeleted"),
+    }
+    counts = dict.fromkeys(names, 0)
+    for commit in _history(spark, table):
+        metrics = commit.operationMetrics
+        if commit.version <= version:
+            continue
+        for what, (alone, in_merge) in names.items():
+            # A MERGE counts under numOutputRows the rows that it copied, too.
+            counts[what] += int(metrics.get(in_merge if commit.operation == "MERGE" else alone, 0))
+    return counts
+
+
 def state(spark: SparkSession, names: list[str] | None = None) -> list[TableState]:
     """Return version and row count of these tables, or of all."""
     return [TableState(table, version(spark, table), spark.table(table).count()) for table in names or tables(spark)]

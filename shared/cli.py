@@ -19,6 +19,7 @@ from shared.settings import PREFIX, Settings, get_settings
 if TYPE_CHECKING:
     from shared.pipeline import PipelineRun
     from shared.run_log import TableRun
+    from shared.streaming import Live, Status, StreamRun
 
 app = typer.Typer(
     help="Build and run the ShopMetrics lakehouse.",
@@ -29,6 +30,8 @@ app = typer.Typer(
 )
 pipeline_app = typer.Typer(help="The batch pipeline.", no_args_is_help=True)
 app.add_typer(pipeline_app, name="pipeline")
+stream_app = typer.Typer(help="The clickstream, from Kafka to gold.", no_args_is_help=True)
+app.add_typer(stream_app, name="stream")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
@@ -60,12 +63,24 @@ def main() -> None:
         sys.exit(1)
 
 
-@app.command(epilog="Example: `shopmetrics doctor`")
-def doctor(as_json: Json = False) -> None:
+@app.command(epilog="Example: `shopmetrics doctor --kafka`")
+def doctor(
+    with_kafka: Annotated[
+        bool, typer.Option("--kafka", help="Ask Kafka instead: metadata, a batch read, a stream. Starts what it needs.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Examine this machine: Python, Java, jars, disk, memory, engine, Kafka. Changes nothing."""
     from shared.runtime.doctor import examine
 
-    findings = examine()
+    if with_kafka:
+        import shared
+        from shared.runtime import kafka
+        from shared.streaming.check import connectivity
+
+        findings = connectivity(shared.connect(), kafka.connect())
+    else:
+        findings = examine()
     if as_json:
         _print_json([asdict(finding) for finding in findings])
     else:
@@ -250,6 +265,88 @@ def _print_pipeline(done: PipelineRun) -> None:
     typer.echo(f"run {done.run_id}: {done.seconds:.1f} s, {verdict} the {LIMIT_MINUTES} minutes of NFR-001")
 
 
+@stream_app.command("run", epilog="Example: `shopmetrics stream run --live`")
+def stream_run(
+    live: Annotated[
+        bool,
+        typer.Option("--live/--available-now", help="Go on until Ctrl-C, or read what is there now and end."),
+    ] = False,
+    seconds: Annotated[float | None, typer.Option(min=1, help="With --live: end after so many seconds.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Bring the clickstream's tables in bronze, silver and gold up to what Kafka holds."""
+    import shared
+    from shared import streaming
+
+    if not live:
+        console = Console(stderr=True, highlight=False)
+        with console.status("the clickstream: Kafka to bronze, bronze to silver and gold"):
+            done = streaming.run(shared.connect())
+    else:
+        done = _watch(streaming.Live(shared.connect()), seconds)
+    if as_json:
+        _print_json(done.as_dict())
+        return
+    table = _table(
+        "table", "status", "rows in", "quarantined", "duplicates", "changed", "version", numbers=(2, 3, 4, 5, 6)
+    )
+    for run in done.tables:
+        counts = (run.rows_read, run.rows_quarantined, run.rows_duplicate, run.rows_changed)
+        table.add_row(run.table_name, run.status, *(f"{count:,}" for count in counts), str(run.to_version))
+    _print(table)
+    typer.echo(f"run {done.run_id}: {done.seconds:.1f} s")
+
+
+def _watch(live: Live, seconds: float | None) -> StreamRun:
+    """Show how the streams stand until Ctrl-C, or for so many seconds, and return what they did."""
+    import time
+
+    from rich.live import Live as Display
+
+    with live, Display(console=Console(stderr=True, highlight=False), transient=True) as display:
+        try:
+            while True:
+                status = live.status()
+                display.update(_status_table(status))
+                if seconds is not None and status.seconds >= seconds:
+                    break
+                time.sleep(1.0)
+        except KeyboardInterrupt:
+            pass
+    assert live.done is not None
+    return live.done
+
+
+def _status_table(status: Status) -> Table:
+    latency = "no message yet"
+    if status.latency_median is not None:
+        latency = f"half within {status.latency_median:.1f} s, 99 of 100 within {status.latency_p99:.1f} s"
+    table = Table(box=None, show_header=False, title=f"live for {status.seconds:.0f} s; Ctrl-C ends it")
+    table.add_row("messages", f"{status.messages:,}")
+    table.add_row("messages/s, newest batch", f"{status.messages_per_second:,.0f}")
+    table.add_row("waiting in Kafka", f"{status.lag:,}")
+    table.add_row("producer to gold, newest batch", latency)
+    table.add_row("open sessions", f"{status.open_sessions:,}")
+    if status.stalled:
+        table.add_row("[red]stalled[/]", status.stalled)
+    return table
+
+
+@app.command(
+    help="Send the clickstream to Kafka: live until Ctrl-C, or a replay.",
+    epilog="Example: `shopmetrics produce --day 1 --speedup 0`",
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+)
+def produce(context: typer.Context) -> None:
+    """Hand everything over to the producer's own program; no other command needs what it imports."""
+    from generators.produce_clickstream import command
+
+    program = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+    program.command(epilog=context.command.epilog)(command)
+    program(context.args, prog_name="shopmetrics produce", standalone_mode=True)
+
+
 @app.command(epilog="Example: `shopmetrics course --from 3 --through 4`")
 def course(
     first: Annotated[int, typer.Option("--from", help="First day to run.")] = 1,
@@ -322,20 +419,25 @@ def reset(
 ) -> None:
     """Remove a table with what belongs to it, so that the next run makes it anew; or everything in this home."""
     import shared
-    from shared import bronze, gold, silver
+    from shared import bronze, gold, silver, streaming
 
     values = get_settings()
     if table:
         sources = {source.bronze_table: name for name, source in bronze.SOURCES.items()}
         layers = {one.target: layer for layer in (silver, gold) for one in layer.TABLES.declared()}
-        if table not in (*sources, *layers):
-            known = ", ".join((*sources, *layers))
+        streamed = [name for stream in streaming.STREAMS for name in stream.tables]
+        if table not in (*sources, *layers, *streamed):
+            known = ", ".join((*sources, *layers, *streamed))
             raise ShopMetricsError(f"{table} cannot be reset alone. Tables that can: {known}.")
         with_it = {"bronze": " and its checkpoint", "silver": " and its rows in the quarantine"}
         if not yes:
             also = with_it.get(table.partition(".")[0], "")
+            if table in streamed:
+                also = ", what the clickstream makes beside and after it, and the checkpoints"
             typer.confirm(f"Remove {table}{also}? What it was made from stays.", abort=True)
-        if table in sources:
+        if table in streamed:
+            table = ", ".join(streaming.reset(shared.connect(), table))
+        elif table in sources:
             bronze.reset(shared.connect(), sources[table])
         else:
             layers[table].reset(shared.connect(), table)

@@ -477,3 +477,26 @@ def topic_identity(cluster: Cluster, topic: str = TOPIC) -> tuple[str, int]:
             "`shopmetrics up` makes it on the local broker" if cluster.is_local else "make it in the cluster's console",
         ) from error
     return str(described.topic_id), len(described.partitions)
+
+
+def end_offsets(cluster: Cluster, topic: str = TOPIC) -> dict[int, int]:
+    """Return for each partition of a topic the offset that its next record will have.
+
+    Raises:
+        BrokerError: if the cluster does not answer, or has no such topic.
+    """
+    from confluent_kafka import KafkaException, TopicPartition
+    from confluent_kafka.admin._listoffsets import OffsetSpec
+
+    client, _ = _asked(cluster, ANSWER_TIMEOUT)
+    _, partitions = topic_identity(cluster, topic)
+    end: Any = OffsetSpec
+    latest = {TopicPartition(topic, number): end.latest() for number in range(partitions)}
+    try:
+        answers = client.list_offsets(latest, request_timeout=ANSWER_TIMEOUT)
+        return {place.partition: answer.result(ANSWER_TIMEOUT).offset for place, answer in answers.items()}
+    except KafkaException as error:
+        raise BrokerError(
+            f"Kafka at {cluster.bootstrap_servers} does not say how far {topic} is: {error.args[0].str()}.",
+            "see whether the broker is well: `shopmetrics doctor`",
+        ) from error

@@ -11,7 +11,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -116,8 +116,13 @@ def is_listening(port: int) -> bool:
         return probe.connect_ex((LOOPBACK, port)) == 0
 
 
-def launch(command: Sequence[str | Path], log: Path, cwd: Path) -> subprocess.Popen[bytes]:
-    """Start a process that lives on when this one ends, its output in a log of mode 0600."""
+def launch(
+    command: Sequence[str | Path], log: Path, cwd: Path, variables: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a process that lives on when this one ends, its output in a log of mode 0600.
+
+    Its environment is that of this process, with the variables in addition.
+    """
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         # Its own session: Ctrl-C in the notebook or terminal that happened to start it must not end it.
@@ -127,6 +132,7 @@ def launch(command: Sequence[str | Path], log: Path, cwd: Path) -> subprocess.Po
             stdout=descriptor,
             stderr=subprocess.STDOUT,
             cwd=cwd,
+            env=os.environ | (variables or {}),
             start_new_session=True,
         )
     finally:

@@ -14,6 +14,7 @@ import os
 import secrets
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -223,7 +224,8 @@ def start(settings: Settings, jvm_options: list[str] | None = None) -> ServerRec
         jvm_options = startup_cache.use(cache) if settings.startup_cache else []
     log = settings.run / "engine.log"
     command = java_command(settings, java, jars, conf, jvm_options, settings.run / "engine.args")
-    child = launch(command, log, cwd=settings.run)
+    # Python that runs inside the engine, such as the steps of a stream, is the Python that this is.
+    child = launch(command, log, settings.run, {"PYSPARK_PYTHON": sys.executable})
     record = _await(child, port, token, " ".join(command), settings, log)
     try:
         # The in-memory catalog starts seconds sooner than a Hive metastore, and the directories are the truth.

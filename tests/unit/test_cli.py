@@ -61,13 +61,22 @@ def test_generate_prints_json_for_programs(tmp_path):
 
 def test_status_without_an_engine_says_so_and_starts_none(tmp_path):
     answer = run("status", "--json", SHOPMETRICS_HOME=str(tmp_path / "home"))
-    assert json.loads(answer.stdout)["engine"] == {"running": False}
+    told = json.loads(answer.stdout)
+    assert told["engine"] == told["broker"] == {"running": False}
     assert not (tmp_path / "home").exists()
 
 
-def test_down_without_an_engine_is_no_error(tmp_path):
+def test_down_without_servers_is_no_error(tmp_path):
     answer = run("down", SHOPMETRICS_HOME=str(tmp_path / "home"))
-    assert (answer.returncode, answer.stdout) == (0, "no engine was running\n")
+    assert (answer.returncode, answer.stdout) == (0, "no engine was running\nno broker was running\n")
+
+
+def test_produce_hands_its_arguments_over_to_the_producer(tmp_path):
+    answer = run("produce", "--help", SHOPMETRICS_HOME=str(tmp_path / "home"))
+    assert answer.returncode == 0, answer.stderr
+    assert "--speedup" in answer.stdout
+    assert "shopmetrics produce --day 1" in answer.stdout
+    assert run("produce", "--no-such-option", SHOPMETRICS_HOME=str(tmp_path / "home")).returncode == 2
 
 
 def test_reset_removes_what_runs_made_and_nothing_else(tmp_path):

@@ -19,6 +19,7 @@ LAYERS = (
     ("shared.layer",),
     ("shared.silver",),
     ("shared.gold",),
+    ("shared.streaming",),
     ("shared.pipeline",),
     ("shared.course",),
     ("shared.cli",),
@@ -30,6 +31,8 @@ UPWARDS = {
     ("shared.runtime.spark", "shared.catalog"),
     # The broker's credentials are kept where all secrets are, and a workspace's are read through the engine.
     ("shared.runtime.kafka", "shared.secrets"),
+    # Run as a program, the producer sends to the cluster that everything else reads from.
+    ("generators.produce_clickstream", "shared.runtime.kafka"),
 }
 """The imports that break the rule, each for the reason beside it."""
 

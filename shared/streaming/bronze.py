@@ -1,0 +1,75 @@
+"""Kafka to bronze: every record of the topic once, whatever is in it.
+
+Structured Streaming reads the topic from where its checkpoint stands, and Delta's sink records the number of the
+micro-batch in the same commit as its rows: killed at any point and run again, every offset is there once. Nothing is
+judged here. A record that is no JSON at all is a row too, with its bytes, and is set aside on the way to silver.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyspark.sql import functions as F
+
+from shared.streaming.contracts import BRONZE_COLUMNS, EVENT_COLUMNS
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+    from shared.runtime.kafka import Cluster
+
+RECORDS_PER_BATCH = 200_000
+"""At most so many records in one micro-batch: what catching up holds in memory."""
+
+# A broker that is gone must be noticed: by default a client asks for minutes before it gives up.
+_TIMEOUTS = {
+    "kafka.default.api.timeout.ms": "20000",
+    "kafka.request.timeout.ms": "10000",
+    "fetchOffset.numRetries": "2",
+}
+
+
+def read_topic(spark: SparkSession, cluster: Cluster, topic: str, records_per_batch: int | None = None) -> DataFrame:
+    """Return the stream of a topic's records, as Spark's Kafka source gives them, from the first one kept.
+
+    If records that have not been read are gone from the topic, the stream stops instead of skipping them.
+    """
+    return (
+        spark.readStream.format("kafka")
+        .options(**cluster.spark_options(), **_TIMEOUTS)
+        .option("subscribe", topic)
+        # "latest", the default, would lose what was produced before the first run, and fails on an empty topic on
+        # Databricks Free Edition.
+        .option("startingOffsets", "earliest")
+        .option("failOnDataLoss", "true")
+        .option("maxOffsetsPerTrigger", records_per_batch or RECORDS_PER_BATCH)
+        .load()
+    )
+
+
+def parsed(records: DataFrame) -> DataFrame:
+    """Return records of Kafka as rows of ``bronze.clickstream_raw``.
+
+    Fields are found by name. One that is missing, or does not have its type, is NULL; one that the contract does not
+    know is kept in ``_extra``, so a producer may add fields without anybody losing them.
+
+    Args:
+        records: with ``value BINARY, topic, partition, offset, timestamp``.
+    """
+    text = F.when(F.is_valid_utf8("value"), F.col("value").cast("string"))
+    rows = records.withColumn("fields", F.from_json(text, "MAP<STRING, STRING>"))
+    typed = [F.expr(f"try_cast(fields['{name}'] AS {kind})").alias(name) for name, (kind, _) in EVENT_COLUMNS.items()]
+    known = ", ".join(f"'{name}'" for name in EVENT_COLUMNS)
+    extra = F.expr(f"map_filter(fields, (name, value) -> name NOT IN ({known}))")
+    return rows.select(
+        *typed,
+        F.when(F.col("fields").isNull(), F.expr("make_valid_utf8(CAST(value AS STRING))")).alias("_malformed"),
+        F.when(F.size(extra) > 0, extra).alias("_extra"),
+        F.col("value").alias("raw_value"),
+        "topic",
+        "partition",
+        "offset",
+        F.col("timestamp").alias("kafka_ts"),
+        # Of the micro-batch, and the same when a batch that was killed is run again.
+        F.current_timestamp().alias("ingested_at"),
+    ).select(*BRONZE_COLUMNS)

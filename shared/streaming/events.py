@@ -1,0 +1,88 @@
+"""From messages to events: what breaks a rule is set aside, and each event is there once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyspark.sql import Observation
+from pyspark.sql import functions as F
+
+from shared.catalog import sql_literal
+from shared.rules import is_broken, reason_for
+from shared.silver.gate import QUARANTINE, QUARANTINE_COLUMNS
+from shared.streaming.contracts import EVENT_COLUMNS, EVENTS, RULES
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from pyspark.sql import DataFrame, SparkSession
+
+
+def examined(messages: DataFrame) -> DataFrame:
+    """Add ``broken_rule STRING`` and ``reason STRING``: the first rule that a message breaks, else NULL."""
+    broken, reason = F.lit(None).cast("string"), F.lit(None).cast("string")
+    for rule in reversed(RULES):
+        broken = F.when(is_broken(rule), F.lit(rule.name)).otherwise(broken)
+        reason = F.when(is_broken(rule), reason_for(rule, messages)).otherwise(reason)
+    return messages.withColumn("broken_rule", broken).withColumn("reason", reason)
+
+
+def accepted(messages: DataFrame) -> DataFrame:
+    """Return the events among examined messages, each once: of several alike, the one with the smallest offset.
+
+    An event is named by ``event_id`` and ``event_ts``; a producer that uses an id twice means the same act.
+    """
+    first = F.min_by(F.struct(*EVENT_COLUMNS), F.struct("partition", "offset")).alias("event")
+    return messages.where("broken_rule IS NULL").groupBy("event_id", "event_ts").agg(first).select("event.*")
+
+
+def quarantined(messages: DataFrame, run_id: str) -> DataFrame:
+    """Return the examined messages that broke a rule, as rows of ``silver.quarantine``."""
+    return (
+        messages.where("broken_rule IS NOT NULL")
+        .withColumn("table_name", F.lit(EVENTS))
+        .withColumn("business_key", F.col("event_id"))
+        .withColumn("rule", F.col("broken_rule"))
+        .withColumn("severity", F.lit("quarantine"))
+        # The bytes themselves: of what is no text, JSON could not keep them.
+        .withColumn(
+            "row_json",
+            F.to_json(
+                F.struct(*EVENT_COLUMNS, "_malformed", F.base64("raw_value").alias("raw_value")),
+                {"ignoreNullFields": "false"},
+            ),
+        )
+        .withColumn("source", F.concat_ws("/", "topic", "partition", "offset"))
+        .withColumn("run_id", F.lit(run_id))
+        .withColumn("released_by", F.lit(None).cast("string"))
+        .select(*QUARANTINE_COLUMNS)
+    )
+
+
+def append_new(spark: SparkSession, events: DataFrame, low: datetime, high: datetime) -> int:
+    """Add the events that ``silver.clickstream_events`` does not hold yet, and return how many there were.
+
+    Repeated, it adds nothing. Only files that may hold an instant between ``low`` and ``high``, the first and the last
+    of the events, are looked at, however long the history is.
+    """
+    there = spark.table(EVENTS).where(within("event_ts", low, high)).select("event_id", "event_ts")
+    added = Observation()
+    new = events.join(there, ["event_id", "event_ts"], "left_anti").select(*EVENT_COLUMNS)
+    new.observe(added, F.count(F.lit(1)).alias("rows")).writeTo(EVENTS).append()
+    return int(added.get["rows"])
+
+
+def set_aside(spark: SparkSession, rows: DataFrame) -> None:
+    """Add the rows that ``silver.quarantine`` does not hold yet: a message is named by its offset."""
+    there = spark.table(QUARANTINE).where(F.col("table_name") == EVENTS).select("source")
+    rows.join(there, ["source"], "left_anti").select(*QUARANTINE_COLUMNS).writeTo(QUARANTINE).append()
+
+
+def within(column: str, low: datetime, high: datetime) -> str:
+    """Return the condition that an instant lies between two others, which files' statistics can answer."""
+    return f"{column} BETWEEN {instant(low)} AND {instant(high)}"
+
+
+def instant(moment: datetime) -> str:
+    """Return an instant as a SQL literal; without a zone it is UTC, as everywhere here."""
+    return f"TIMESTAMP {sql_literal(moment.isoformat(sep=' '))}"

@@ -1,0 +1,249 @@
+"""The two streams: Kafka to bronze, and bronze to silver and gold. Each runs until it is done, or for ever.
+
+The same functions serve both: ``availableNow`` reads what is there and stops, which notebooks, schedules and Databricks
+Free Edition want; a processing-time trigger goes on. Every checkpoint is named, and knows which table, topic and
+cluster it belongs to: a checkpoint beside another table would skip records, or bring them twice.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyspark.sql import functions as F
+
+from shared import catalog, changes
+from shared.errors import PipelineError
+from shared.runtime import kafka
+from shared.runtime.kafka import TOPIC
+from shared.settings import Settings, get_settings
+from shared.silver.gate import QUARANTINE
+from shared.silver.runner import create_quarantine
+from shared.streaming import bronze, events, sessions, traffic
+from shared.streaming.contracts import (
+    BRONZE,
+    BRONZE_COLUMNS,
+    EVENT_COLUMNS,
+    EVENTS,
+    LOG,
+    LOG_COLUMNS,
+    SESSION_COLUMNS,
+    SESSIONS,
+    TRAFFIC,
+    TRAFFIC_COLUMNS,
+)
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.streaming import StreamingQuery
+
+    from shared.runtime.kafka import Cluster
+
+BYTES_PER_BATCH = "24m"
+"""At about so many bytes of bronze one micro-batch of silver and gold ends: some 200,000 events."""
+
+_STREAMING = {
+    # A commit every second or two: without this, every tenth would write a checkpoint of the log, and a table would be
+    # thousands of small files at the end of the day.
+    "delta.checkpointInterval": "100",
+    "delta.autoOptimize.autoCompact": "true",
+}
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One stream: its name, the tables that it alone writes, and what it is told to do."""
+
+    name: str
+    tables: tuple[str, ...]
+
+    def checkpoint(self, settings: Settings) -> Path:
+        """Return the directory in which the stream keeps its progress."""
+        return settings.checkpoints / "streaming" / self.name
+
+
+TO_BRONZE = Stream("bronze", (BRONZE,))
+TO_GOLD = Stream("silver_gold", (EVENTS, SESSIONS, TRAFFIC))
+
+STREAMS = (TO_BRONZE, TO_GOLD)
+"""In the order in which events pass through them."""
+
+
+def create_tables(spark: SparkSession) -> None:
+    """Make sure that the clickstream's tables exist, with their comments."""
+    append_only = {"delta.appendOnly": "true"}
+    for table, columns, comment, properties in (
+        (BRONZE, BRONZE_COLUMNS, "Clickstream as received: one row a Kafka record.", append_only),
+        (EVENTS, EVENT_COLUMNS, "Clickstream: each event once.", append_only),
+        (SESSIONS, SESSION_COLUMNS, "Visits: runs of one user's events without a gap of 30 minutes.", {}),
+        (TRAFFIC, TRAFFIC_COLUMNS, "Traffic of the web site by the hour.", {}),
+        (LOG, LOG_COLUMNS, "What the streams did: one row for each micro-batch that reached gold.", append_only),
+    ):
+        catalog.create_table(spark, table, columns, comment, properties=_STREAMING | properties)
+    create_quarantine(spark)
+
+
+def start_bronze(
+    spark: SparkSession,
+    cluster: Cluster,
+    settings: Settings | None = None,
+    *,
+    topic: str = TOPIC,
+    interval: float | None = None,
+    records_per_batch: int | None = None,
+) -> StreamingQuery:
+    """Start the stream from Kafka to ``bronze.clickstream_raw``, and return it.
+
+    Args:
+        spark: the session.
+        cluster: where the topic is.
+        settings: the home; left out, this process's.
+        topic: the topic.
+        interval: seconds between micro-batches, for ever; left out, it reads what is there now and ends.
+        records_per_batch: records in one micro-batch at most.
+
+    Raises:
+        BrokerError: if the cluster does not answer or has no such topic.
+        PipelineError: if table, topic and checkpoint do not belong together.
+    """
+    settings = settings or get_settings()
+    topic_id, _ = kafka.topic_identity(cluster, topic)
+    table_id, _ = catalog.identity(spark, BRONZE)
+    checkpoint = _claimed(spark, TO_BRONZE, {BRONZE: table_id, f"topic {topic}": topic_id}, settings)
+    rows = bronze.parsed(bronze.read_topic(spark, cluster, topic, records_per_batch))
+    writer = rows.writeStream.format("delta").queryName("clickstream_bronze")
+    return _triggered(writer.option("checkpointLocation", checkpoint), interval).toTable(BRONZE)
+
+
+def start_silver_gold(
+    spark: SparkSession, settings: Settings | None = None, *, interval: float | None = None
+) -> StreamingQuery:
+    """Start the stream from bronze to events, sessions and hourly traffic, and return it.
+
+    Args:
+        spark: the session.
+        settings: the home; left out, this process's.
+        interval: seconds between micro-batches, for ever; left out, it reads what is there now and ends.
+
+    Raises:
+        PipelineError: if tables and checkpoint do not belong together.
+    """
+    settings = settings or get_settings()
+    identities = {table: catalog.identity(spark, table)[0] for table in (BRONZE, *TO_GOLD.tables)}
+    checkpoint = _claimed(spark, TO_GOLD, identities, settings)
+    rows = spark.readStream.option("maxBytesPerTrigger", BYTES_PER_BATCH).table(BRONZE)
+    writer = rows.writeStream.queryName("clickstream_silver_gold").foreachBatch(apply)
+    return _triggered(writer.option("checkpointLocation", checkpoint), interval).start()
+
+
+def apply(batch: DataFrame, batch_id: int) -> None:
+    """Bring silver and gold up to one micro-batch of bronze. The engine calls this.
+
+    Every step asks the tables what they hold already, so a batch that was killed half way, and is run again, ends in
+    the same tables.
+
+    Args:
+        batch: rows of ``bronze.clickstream_raw``.
+        batch_id: number of the micro-batch.
+    """
+    spark, begun = batch.sparkSession, time.time()
+    examined = events.examined(batch)
+    # Only a message that is set aside needs its bytes again.
+    examined = examined.withColumn("raw_value", F.when(F.col("broken_rule").isNotNull(), F.col("raw_value")))
+    examined = changes.kept(examined)
+    is_good = F.col("broken_rule").isNull()
+    good_ts = F.when(is_good, F.col("event_ts"))
+    produced = F.unix_millis("kafka_ts")
+    found = examined.agg(
+        F.count(F.lit(1)).alias("read"),
+        F.count_if(~is_good).alias("quarantined"),
+        F.min(good_ts).alias("low"),
+        F.max(good_ts).alias("high"),
+        F.collect_set(F.date_trunc("hour", good_ts)).alias("hours"),
+        F.percentile_approx(produced, [0.0, 0.01, 0.5]).alias("produced"),
+    ).first()
+    assert found is not None
+    accepted = 0
+    if found["quarantined"]:
+        events.set_aside(spark, events.quarantined(examined, f"stream batch {batch_id}"))
+    if found["low"] is not None:
+        accepted = events.append_new(spark, events.accepted(examined), found["low"], found["high"])
+        touched = (
+            examined.where(is_good)
+            .groupBy("user_id")
+            .agg(F.min("event_ts").alias("low"), F.max("event_ts").alias("high"))
+        )
+        changed = sessions.update(spark, touched, found["low"], found["high"])
+        started = changed.select(F.date_trunc("hour", "session_start_ts").alias("hour")).distinct().collect()
+        traffic.update(spark, [*found["hours"], *(row["hour"] for row in started)])
+    ended = time.time()
+    slowest, slow, median = (round(ended - moment / 1000, 3) for moment in found["produced"] or [ended * 1000] * 3)
+    duplicates = found["read"] - found["quarantined"] - accepted
+    row = (
+        batch_id,
+        datetime.fromtimestamp(ended, UTC),
+        round(ended - begun, 3),
+        found["read"],
+        accepted,
+        found["quarantined"],
+        duplicates,
+        median,
+        slow,
+        slowest,
+    )
+    spark.createDataFrame([row], catalog.schema_of(LOG_COLUMNS)).writeTo(LOG).append()
+
+
+def reset(spark: SparkSession, table: str, settings: Settings | None = None) -> list[str]:
+    """Remove a table of the clickstream with its stream's other tables, all made from them, and the checkpoints.
+
+    Never a table without its checkpoint: without its checkpoint a table would be filled twice, without its table a
+    checkpoint would skip every record. Returns the names of the tables removed; the next run makes them anew.
+    """
+    settings = settings or get_settings()
+    first = next(number for number, stream in enumerate(STREAMS) if table in stream.tables)
+    removed = [name for stream in STREAMS[first:] for name in stream.tables]
+    for stream in reversed(STREAMS[first:]):
+        shutil.rmtree(stream.checkpoint(settings), ignore_errors=True)
+        for name in stream.tables:
+            catalog.drop_table(spark, name, settings)
+    if EVENTS in removed and catalog.table_exists(spark, QUARANTINE):
+        spark.sql(f"DELETE FROM {QUARANTINE} WHERE table_name = {catalog.sql_literal(EVENTS)}")
+    return removed
+
+
+def _triggered(writer: Any, interval: float | None) -> Any:
+    if interval is None:
+        return writer.trigger(availableNow=True)
+    return writer.trigger(processingTime=f"{round(interval * 1000)} milliseconds")
+
+
+def _claimed(spark: SparkSession, stream: Stream, identities: dict[str, str], settings: Settings) -> str:
+    """Return the stream's checkpoint, after making sure that it tells of these tables and this topic."""
+    directory = stream.checkpoint(settings)
+    note = directory / "belongs_to.json"
+    advice = f"`shopmetrics reset {stream.tables[0]}` removes tables and checkpoint together; then run again"
+    if not note.is_file():
+        filled = [table for table in stream.tables if catalog.version(spark, table) > 0]
+        if filled:
+            raise PipelineError(
+                f"{', '.join(filled)} hold rows, but the checkpoint {directory} is gone: records would come twice.",
+                advice,
+            )
+        directory.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps(identities))
+        return str(directory / "stream")
+    there = json.loads(note.read_text())
+    other = sorted(name for name in there.keys() | identities.keys() if there.get(name) != identities.get(name))
+    if other:
+        raise PipelineError(
+            f"The checkpoint {directory} belongs to another {' and '.join(other)} of the same name, one that was "
+            "removed: records would be skipped or doubled.",
+            advice,
+        )
+    return str(directory / "stream")

@@ -1,0 +1,335 @@
+"""The clickstream end to end: everything that is there, once; or live, until somebody stops it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+from pyspark.errors import PySparkException, StreamingQueryException
+from pyspark.sql import functions as F
+
+from shared import catalog, run_log
+from shared.errors import PipelineError, first_line
+from shared.run_log import TableRun
+from shared.runtime import kafka
+from shared.runtime.kafka import TOPIC
+from shared.settings import Settings, get_settings
+from shared.streaming import queries
+from shared.streaming.contracts import BRONZE, EVENTS, LOG, SESSIONS
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+    from pyspark.sql.streaming import StreamingQuery
+
+    from shared.runtime.kafka import Cluster
+
+LOOK_SECONDS = 5.0
+"""How often a running stream is asked how far it is."""
+
+STALL_SECONDS = 30.0
+"""A stream that has made no progress for so long, though it should have, is looked at."""
+
+LIVE_INTERVAL = 1.0
+"""Seconds between the micro-batches of a live stream, at least."""
+
+_DATA_LOSS = ("data loss", "data may have been lost", "offset was changed", "OffsetOutOfRange", "UnknownTopic")
+
+
+@dataclass(frozen=True)
+class StreamRun:
+    """What one run of the streams did."""
+
+    run_id: str
+    seconds: float
+    tables: tuple[TableRun, ...]
+    """One for each table, in the order in which events pass through them; ``ops.run_log`` holds the same."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as plain values, for ``--json``."""
+        tables = [asdict(table) | {"rows_changed": table.rows_changed} for table in self.tables]
+        return {"run_id": self.run_id, "seconds": round(self.seconds, 3), "tables": tables}
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a live stream stands."""
+
+    seconds: float
+    """Since it was started."""
+    messages: int
+    """Read from Kafka since then."""
+    messages_per_second: float
+    """In the newest micro-batch of bronze."""
+    lag: int
+    """Messages in the topic that are not in bronze yet."""
+    latency_median: float | None
+    """Seconds from the producer's timestamp to the row in gold, in the newest micro-batch; None before the first."""
+    latency_p99: float | None
+    open_sessions: int
+    stalled: str | None
+    """What is the matter, if messages wait and none has been read for ``STALL_SECONDS``."""
+
+
+def run(
+    spark: SparkSession, settings: Settings | None = None, cluster: Cluster | None = None, topic: str = TOPIC
+) -> StreamRun:
+    """Bring bronze, silver and gold up to what the topic holds now.
+
+    Guarantees that every record is in bronze once and every event in silver once, and that sessions and hours are what
+    a batch computation over them gives; also after a run that was killed, at whatever point.
+
+    Args:
+        spark: the session.
+        settings: the home; left out, this process's.
+        cluster: where the topic is; left out, what :func:`shared.runtime.kafka.connect` returns.
+        topic: the topic.
+
+    Raises:
+        BrokerError: if Kafka does not answer, refuses, or has no such topic.
+        PipelineError: if a stream fails, if a checkpoint does not belong to its tables, or if the streams already run.
+
+    Example:
+        >>> for table in streaming.run(shared.connect()).tables:
+        ...     print(table.table_name, table.rows_changed)
+    """
+    settings = settings or get_settings()
+    with _alone(settings):
+        cluster = cluster or kafka.connect(settings)
+        with _accounted(spark) as account:
+            query = queries.start_bronze(spark, cluster, settings, topic=topic)
+            _finish(query, lambda: kafka.topic_identity(cluster, topic))
+            _finish(queries.start_silver_gold(spark, settings), lambda: None)
+        return account.done
+
+
+class Live:
+    """The streams at work, one micro-batch after the other, until the ``with`` block ends.
+
+    Args:
+        spark: the session.
+        settings: the home; left out, this process's.
+        cluster: where the topic is; left out, what :func:`shared.runtime.kafka.connect` returns.
+        topic: the topic.
+        interval: seconds between micro-batches, at least.
+
+    Raises:
+        BrokerError: on entering, as :func:`run` does.
+        PipelineError: likewise; and by :meth:`status`, once a stream has failed.
+
+    Example:
+        >>> with streaming.Live(shared.connect()) as live:
+        ...     time.sleep(60)
+        ...     print(live.status().latency_median)
+    """
+
+    def __init__(
+        self,
+        spark: SparkSession,
+        settings: Settings | None = None,
+        cluster: Cluster | None = None,
+        topic: str = TOPIC,
+        interval: float = LIVE_INTERVAL,
+    ) -> None:
+        self._spark, self._settings, self._topic, self._interval = spark, settings or get_settings(), topic, interval
+        self._given = cluster
+        self.done: StreamRun | None = None
+        """What the streams did, once they have ended."""
+
+    def __enter__(self) -> Live:
+        self._lock = _alone(self._settings)
+        self._lock.__enter__()
+        try:
+            self._cluster = self._given or kafka.connect(self._settings)
+            self._accounts = _accounted(self._spark)
+            self._account = self._accounts.__enter__()
+            bronze = queries.start_bronze(
+                self._spark, self._cluster, self._settings, topic=self._topic, interval=self._interval
+            )
+            try:
+                gold = queries.start_silver_gold(self._spark, self._settings, interval=self._interval)
+                self._queries = (bronze, gold)
+            except BaseException:
+                bronze.stop()
+                raise
+        except BaseException:
+            self._lock.__exit__(None, None, None)
+            raise
+        self._begun = self._moved = time.monotonic()
+        self._first = self._read = sum(self._offsets().values())
+        self._batch = -1
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        try:
+            for query in self._queries:
+                query.stop()
+            # What bronze holds by now goes on to gold, so that both end at the same event.
+            if error[0] is None or error[0] is KeyboardInterrupt:
+                _finish(queries.start_silver_gold(self._spark, self._settings), lambda: None)
+                self._accounts.__exit__(None, None, None)
+                self.done = self._account.done
+        finally:
+            self._lock.__exit__(None, None, None)
+
+    def status(self) -> Status:
+        """Return how the streams stand.
+
+        Raises:
+            PipelineError: if one of them has failed, with the cause.
+        """
+        for query in self._queries:
+            failure = query.exception()
+            if failure or not query.isActive:
+                raise _failed(query.name or "the stream", failure)
+        now = time.monotonic()
+        read = sum(self._offsets().values())
+        if read != self._read:
+            self._read, self._moved = read, now
+        end = sum(kafka.end_offsets(self._cluster, self._topic).values())
+        lag = end - read
+        stalled = None
+        if lag and now - self._moved > STALL_SECONDS:
+            stalled = f"{lag:,} messages wait, and none has been read for {now - self._moved:.0f} s"
+        elif not lag:
+            self._moved = now
+        progress = self._queries[0].lastProgress
+        newest = self._spark.table(LOG).orderBy(F.col("finished_at").desc()).limit(1).collect()
+        is_ours = bool(newest) and newest[0]["batch_id"] > self._account.last_batch
+        open_sessions = self._spark.table(SESSIONS).where("is_open").count()
+        return Status(
+            seconds=now - self._begun,
+            messages=read - self._first,
+            messages_per_second=float(progress["processedRowsPerSecond"] or 0.0) if progress else 0.0,
+            lag=lag,
+            latency_median=newest[0]["latency_median"] if is_ours else None,
+            latency_p99=newest[0]["latency_p99"] if is_ours else None,
+            open_sessions=open_sessions,
+            stalled=stalled,
+        )
+
+    def _offsets(self) -> dict[int, int]:
+        """Return for each partition how many of its records bronze holds."""
+        rows = self._spark.table(BRONZE).groupBy("partition").agg(F.max("offset").alias("last")).collect()
+        return {row["partition"]: row["last"] + 1 for row in rows}
+
+
+@dataclass
+class _Account:
+    run_id: str
+    versions: dict[str, int]
+    last_batch: int
+    done: StreamRun
+
+
+@contextmanager
+def _accounted(spark: SparkSession) -> Iterator[_Account]:
+    """Make the tables, and write into the run log what was done to them meanwhile."""
+    queries.create_tables(spark)
+    run_log.create_tables(spark)
+    names = [table for stream in queries.STREAMS for table in stream.tables]
+    before = {table: catalog.version(spark, table) for table in names}
+    run_id, started, clock = run_log.new_run_id(), datetime.now(UTC), time.perf_counter()
+    account = _Account(run_id, before, _last_batch(spark), StreamRun(run_id, 0.0, ()))
+    yield account
+    batches = spark.table(LOG).where(F.col("batch_id") > account.last_batch)
+    names_of = ("rows_read", "rows_accepted", "rows_quarantined", "rows_duplicate")
+    newest = batches.groupBy("batch_id").agg(F.max_by(F.struct(*names_of), "finished_at").alias("batch"))
+    counts = newest.agg(*(F.coalesce(F.sum(f"batch.{name}"), F.lit(0)).alias(name) for name in names_of)).first()
+    assert counts is not None
+    seconds = time.perf_counter() - clock
+    runs = []
+    for table, version in before.items():
+        rows = catalog.changes_since(spark, table, version)
+        done = TableRun(
+            run_id=run_id,
+            table_name=table,
+            status="succeeded" if any(rows.values()) else "unchanged",
+            started_at=started,
+            seconds=round(seconds, 3),
+            rows_inserted=rows["inserted"],
+            rows_updated=rows["updated"],
+            rows_deleted=rows["deleted"],
+            from_version=version,
+            to_version=catalog.version(spark, table),
+        )
+        if table == BRONZE:
+            done = replace(done, rows_read=rows["inserted"], rows_accepted=rows["inserted"])
+        elif table == EVENTS:
+            done = replace(
+                done,
+                rows_read=counts["rows_read"],
+                rows_accepted=counts["rows_accepted"],
+                rows_quarantined=counts["rows_quarantined"],
+                rows_duplicate=counts["rows_duplicate"],
+            )
+        runs.append(done)
+    run_log.write(spark, runs)
+    account.done = StreamRun(run_id, seconds, tuple(runs))
+
+
+def _last_batch(spark: SparkSession) -> int:
+    row = spark.table(LOG).agg(F.max("batch_id").alias("last")).first()
+    return int(row["last"]) if row is not None and row["last"] is not None else -1
+
+
+@contextmanager
+def _alone(settings: Settings) -> Iterator[None]:
+    """Let nobody else run the streams of this home meanwhile."""
+    settings.run.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(settings.run / "stream.lock")
+    try:
+        lock.acquire(timeout=1.0)
+    except Timeout:
+        raise PipelineError(
+            "The streams of this home already run in another process.",
+            "end that one (Ctrl-C, where `shopmetrics stream run --live` runs), then run again",
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _finish(query: StreamingQuery, check: Callable[[], Any]) -> None:
+    """Wait until a query has read what is there.
+
+    Args:
+        query: the query.
+        check: asked when there is no progress for long; raises if its source is to blame.
+    """
+    seen, moved = None, time.monotonic()
+    try:
+        while not query.awaitTermination(LOOK_SECONDS):  # type: ignore[arg-type]
+            progress = query.lastProgress
+            batch = progress["batchId"] if progress else None
+            if batch != seen:
+                seen, moved = batch, time.monotonic()
+            elif time.monotonic() - moved > STALL_SECONDS:
+                check()
+                moved = time.monotonic()
+    except StreamingQueryException as error:
+        raise _failed(query.name or "the stream", error) from error
+    except BaseException:
+        # Ctrl-C, or a source that is gone. Without this the query would run on in the engine.
+        with suppress(PySparkException):
+            query.stop()
+        raise
+
+
+def _failed(name: str, error: BaseException | None) -> PipelineError:
+    text = str(error)
+    if any(sign.lower() in text.lower() for sign in _DATA_LOSS):
+        return PipelineError(
+            f"The stream {name} has ended: messages that were never read are gone from the topic, because Kafka kept "
+            f"them for {kafka.RETENTION_HOURS} h only, or because the topic was removed and made anew.",
+            f"`shopmetrics reset {BRONZE}` removes the clickstream's tables; the next run takes what the topic holds",
+        )
+    return PipelineError(
+        f"The stream {name} has ended: {first_line(error) if error else 'it was stopped from elsewhere'}",
+        "mend the cause and run again; what was done is not done twice, and nothing is lost",
+    )

@@ -1,0 +1,113 @@
+"""Sessions: the runs of one user's events in which no gap is as long as 30 minutes.
+
+``session_window`` of Structured Streaming does this too, but it can only add: it holds a session back until the
+watermark has passed its end, and an event that is later than the watermark is dropped. Here an event may come at any
+time. It can lengthen a session, begin one, or join two, and only sessions of its user near it can change; these are
+computed anew from their events, and one MERGE makes the difference.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from pyspark.sql import Window
+from pyspark.sql import functions as F
+
+from shared import changes
+from shared.streaming.contracts import EVENTS, FUNNEL, GAP_MINUTES, SESSION_COLUMNS, SESSIONS
+from shared.streaming.events import instant, within
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from pyspark.sql import Column, DataFrame, SparkSession
+
+GAP_LENGTH = timedelta(minutes=GAP_MINUTES)
+
+IDENTITY = ("session_start_ts", "user_id")
+"""What names a session. The instant first: it is what files can be told apart by."""
+
+
+def sessionized(events: DataFrame) -> DataFrame:
+    """Return the sessions of all users, without ``is_open``. A batch computation: it needs all their events.
+
+    Args:
+        events: with ``user_id, event_id, event_type, event_ts``.
+    """
+    user = Window.partitionBy("user_id").orderBy("event_ts", "event_id")
+    begins = F.coalesce(F.col("event_ts") - F.lag("event_ts").over(user) >= _gap(), F.lit(True))
+    numbered = events.withColumn("begins", begins.cast("int")).withColumn("number", F.sum("begins").over(user))
+    step = F.array_position(F.array(*map(F.lit, FUNNEL)), F.col("event_type"))
+    furthest = F.max(step).cast("int")
+    return (
+        numbered.groupBy("user_id", "number")
+        .agg(
+            F.min("event_ts").alias("session_start_ts"),
+            F.max("event_ts").alias("session_end_ts"),
+            F.count(F.lit(1)).alias("events"),
+            F.count_if(F.col("event_type") == "page_view").alias("pages"),
+            F.when(furthest > 0, F.element_at(F.array(*map(F.lit, FUNNEL)), furthest)).alias("funnel_step"),
+            F.coalesce(F.bool_or(F.col("event_type") == "purchase"), F.lit(False)).alias("is_converted"),
+        )
+        .drop("number")
+    )
+
+
+def _gap() -> Column:
+    return F.expr(f"INTERVAL {GAP_MINUTES} MINUTES")
+
+
+def is_open(latest: Column) -> Column:
+    """Return whether a session may still go on, ``latest`` being the latest event time of all users."""
+    return F.col("session_end_ts") + _gap() > latest
+
+
+def update(spark: SparkSession, touched: DataFrame, low: datetime, high: datetime) -> DataFrame:
+    """Bring ``silver.clickstream_sessions`` up to ``silver.clickstream_events``, and return what was changed.
+
+    Args:
+        spark: the session.
+        touched: ``user_id, low, high``: users with new events, the first and the last of these; one row a user.
+        low: the first new event of all users.
+        high: the last one.
+
+    Returns:
+        The rows inserted, updated and deleted, with ``_action``.
+    """
+    # Sessions that the new events may reach, and those still open, which time alone may close.
+    reaches = (F.col("session_end_ts") + _gap() > F.col("low")) & (F.col("session_start_ts") - _gap() < F.col("high"))
+    near = f"session_end_ts > {instant(low - GAP_LENGTH)} AND session_start_ts < {instant(high + GAP_LENGTH)}"
+    candidates = changes.kept(
+        spark.table(SESSIONS)
+        .where(f"is_open OR ({near})")
+        .join(F.broadcast(touched), "user_id", "left")
+        .withColumn("is_reached", F.coalesce(reaches, F.lit(False)))
+        .where("is_open OR is_reached")
+    )
+    reached = F.col("is_reached")
+    found = candidates.agg(
+        F.max("session_end_ts").alias("latest"),
+        F.min(F.when(reached, F.col("session_start_ts"))).alias("low"),
+        F.max(F.when(reached, F.col("session_end_ts"))).alias("high"),
+    ).first()
+    assert found is not None
+    latest = F.expr(instant(max(high, found["latest"] or high)))
+    # Each user's new events, and the sessions they reach: what lies outside is at least a gap away.
+    spans = candidates.where("is_reached").select("user_id", "session_start_ts", "session_end_ts")
+    spans = touched.toDF(*spans.columns).unionByName(spans)
+    spans = spans.groupBy("user_id").agg(F.min("session_start_ts").alias("low"), F.max("session_end_ts").alias("high"))
+    events = (
+        spark.table(EVENTS)
+        .where(within("event_ts", min(low, found["low"] or low), max(high, found["high"] or high)))
+        .select("user_id", "event_id", "event_type", "event_ts")
+        .join(F.broadcast(spans), "user_id")
+        .where("event_ts BETWEEN low AND high")
+    )
+    current = candidates.select(*SESSION_COLUMNS)
+    others = candidates.where(~reached).select(*SESSION_COLUMNS)
+    desired = sessionized(events).withColumn("is_open", is_open(latest))
+    desired = desired.unionByName(others.withColumn("is_open", is_open(latest)))
+    changed = changes.kept(changes.differences(desired, current, IDENTITY))
+    changes.merge(spark, SESSIONS, changed, IDENTITY)
+    return changed
