@@ -67,7 +67,7 @@ TRAFFIC_COLUMNS = {
 }
 
 LOG_COLUMNS = {
-    "batch_id": ("BIGINT", "micro-batch of the stream to silver and gold; the last row of a number counts"),
+    "batch_id": ("BIGINT", "micro-batch of the stream to silver and gold; twice if it was killed and run again"),
     "finished_at": ("TIMESTAMP", "when its last row was visible in gold, UTC"),
     "seconds": ("DOUBLE", "how long it took"),
     "rows_read": ("BIGINT", "messages: accepted + quarantined + duplicate"),

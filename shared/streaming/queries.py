@@ -178,9 +178,8 @@ def apply(batch: DataFrame, batch_id: int) -> None:
             .groupBy("user_id")
             .agg(F.min("event_ts").alias("low"), F.max("event_ts").alias("high"))
         )
-        changed = sessions.update(spark, touched, found["low"], found["high"])
-        started = changed.select(F.date_trunc("hour", "session_start_ts").alias("hour")).distinct().collect()
-        traffic.update(spark, [*found["hours"], *(row["hour"] for row in started)])
+        started = sessions.update(spark, touched, found["low"], found["high"])
+        traffic.update(spark, {*found["hours"], *started})
     ended = time.time()
     slowest, slow, median = (round(ended - moment / 1000, 3) for moment in found["produced"] or [ended * 1000] * 3)
     duplicates = found["read"] - found["quarantined"] - accepted

@@ -237,9 +237,9 @@ def _accounted(spark: SparkSession) -> Iterator[_Account]:
     account = _Account(run_id, before, _last_batch(spark), StreamRun(run_id, 0.0, ()))
     yield account
     batches = spark.table(LOG).where(F.col("batch_id") > account.last_batch)
-    names_of = ("rows_read", "rows_accepted", "rows_quarantined", "rows_duplicate")
-    newest = batches.groupBy("batch_id").agg(F.max_by(F.struct(*names_of), "finished_at").alias("batch"))
-    counts = newest.agg(*(F.coalesce(F.sum(f"batch.{name}"), F.lit(0)).alias(name) for name in names_of)).first()
+    counted = ("rows_read", "rows_quarantined")
+    each = batches.groupBy("batch_id").agg(*(F.max(name).alias(name) for name in counted))
+    counts = each.agg(*(F.coalesce(F.sum(name), F.lit(0)).alias(name) for name in counted)).first()
     assert counts is not None
     seconds = time.perf_counter() - clock
     runs = []
@@ -263,9 +263,10 @@ def _accounted(spark: SparkSession) -> Iterator[_Account]:
             done = replace(
                 done,
                 rows_read=counts["rows_read"],
-                rows_accepted=counts["rows_accepted"],
+                # Not what the batches say: one that was killed and run again found its own events there already.
+                rows_accepted=rows["inserted"],
                 rows_quarantined=counts["rows_quarantined"],
-                rows_duplicate=counts["rows_duplicate"],
+                rows_duplicate=counts["rows_read"] - rows["inserted"] - counts["rows_quarantined"],
             )
         runs.append(done)
     run_log.write(spark, runs)

@@ -63,8 +63,8 @@ def is_open(latest: Column) -> Column:
     return F.col("session_end_ts") + _gap() > latest
 
 
-def update(spark: SparkSession, touched: DataFrame, low: datetime, high: datetime) -> DataFrame:
-    """Bring ``silver.clickstream_sessions`` up to ``silver.clickstream_events``, and return what was changed.
+def update(spark: SparkSession, touched: DataFrame, low: datetime, high: datetime) -> set[datetime]:
+    """Bring ``silver.clickstream_sessions`` up to ``silver.clickstream_events``.
 
     Args:
         spark: the session.
@@ -73,7 +73,7 @@ def update(spark: SparkSession, touched: DataFrame, low: datetime, high: datetim
         high: the last one.
 
     Returns:
-        The rows inserted, updated and deleted, with ``_action``.
+        The hours in which sessions start, or started, that may have changed.
     """
     # Sessions that the new events may reach, and those still open, which time alone may close.
     reaches = (F.col("session_end_ts") + _gap() > F.col("low")) & (F.col("session_start_ts") - _gap() < F.col("high"))
@@ -85,18 +85,25 @@ def update(spark: SparkSession, touched: DataFrame, low: datetime, high: datetim
         .withColumn("is_reached", F.coalesce(reaches, F.lit(False)))
         .where("is_open OR is_reached")
     )
-    reached = F.col("is_reached")
+    reached_start = F.when(F.col("is_reached"), F.col("session_start_ts"))
     found = candidates.agg(
         F.max("session_end_ts").alias("latest"),
-        F.min(F.when(reached, F.col("session_start_ts"))).alias("low"),
-        F.max(F.when(reached, F.col("session_end_ts"))).alias("high"),
+        F.min("session_start_ts").alias("first"),
+        F.min(reached_start).alias("low"),
+        F.max(F.when(F.col("is_reached"), F.col("session_end_ts"))).alias("high"),
+        F.collect_set(F.date_trunc("hour", reached_start)).alias("hours"),
     ).first()
     assert found is not None
     latest = F.expr(instant(max(high, found["latest"] or high)))
     # Each user's new events, and the sessions they reach: what lies outside is at least a gap away.
-    spans = candidates.where("is_reached").select("user_id", "session_start_ts", "session_end_ts")
-    spans = touched.toDF(*spans.columns).unionByName(spans)
-    spans = spans.groupBy("user_id").agg(F.min("session_start_ts").alias("low"), F.max("session_end_ts").alias("high"))
+    reached = candidates.where("is_reached").select(*SESSION_COLUMNS)
+    spans = (
+        reached.select("user_id", "session_start_ts", "session_end_ts")
+        .toDF("user_id", "low", "high")
+        .unionByName(touched)
+        .groupBy("user_id")
+        .agg(F.min("low").alias("low"), F.max("high").alias("high"))
+    )
     events = (
         spark.table(EVENTS)
         .where(within("event_ts", min(low, found["low"] or low), max(high, found["high"] or high)))
@@ -104,10 +111,33 @@ def update(spark: SparkSession, touched: DataFrame, low: datetime, high: datetim
         .join(F.broadcast(spans), "user_id")
         .where("event_ts BETWEEN low AND high")
     )
-    current = candidates.select(*SESSION_COLUMNS)
-    others = candidates.where(~reached).select(*SESSION_COLUMNS)
-    desired = sessionized(events).withColumn("is_open", is_open(latest))
-    desired = desired.unionByName(others.withColumn("is_open", is_open(latest)))
-    changed = changes.kept(changes.differences(desired, current, IDENTITY))
-    changes.merge(spark, SESSIONS, changed, IDENTITY)
-    return changed
+    made = changes.kept(sessionized(events).withColumn("is_open", is_open(latest)).select(*SESSION_COLUMNS))
+    started = made.agg(F.collect_set(F.date_trunc("hour", "session_start_ts")).alias("hours")).first()
+    assert started is not None
+    gone = reached.join(made, list(IDENTITY), "left_anti").select(*SESSION_COLUMNS)
+    closed = candidates.where(~F.col("is_reached") & ~is_open(latest)).withColumn("is_open", F.lit(False))
+    _merge(
+        spark,
+        made.unionByName(closed.select(*SESSION_COLUMNS))
+        .withColumn("is_gone", F.lit(False))
+        .unionByName(gone.withColumn("is_gone", F.lit(True))),
+        min(low, found["first"] or low),
+        high,
+    )
+    return {*found["hours"], *started["hours"]}
+
+
+def _merge(spark: SparkSession, sessions: DataFrame, low: datetime, high: datetime) -> None:
+    """Write these sessions, all of which start between two instants, by one MERGE; none if they are there already."""
+    same = " AND ".join(f"t.{name} <=> s.{name}" for name in SESSION_COLUMNS)
+    assignments = ", ".join(f"t.{name} = s.{name}" for name in SESSION_COLUMNS)
+    spark.sql(
+        f"MERGE INTO {SESSIONS} AS t USING {{sessions}} AS s "
+        f"ON t.user_id = s.user_id AND t.session_start_ts = s.session_start_ts "
+        f"AND {within('t.session_start_ts', low, high)} "
+        "WHEN MATCHED AND s.is_gone THEN DELETE "
+        f"WHEN MATCHED AND NOT ({same}) THEN UPDATE SET {assignments} "
+        f"WHEN NOT MATCHED AND NOT s.is_gone THEN INSERT ({', '.join(SESSION_COLUMNS)}) "
+        f"VALUES ({', '.join(f's.{name}' for name in SESSION_COLUMNS)})",
+        sessions=sessions,
+    )
