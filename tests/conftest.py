@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 # Before anything reads the settings. The cache of jars is shared: its content is verified.
 for _name in [name for name in os.environ if name.startswith("SHOPMETRICS_") and name != "SHOPMETRICS_CACHE_DIR"]:
     del os.environ[_name]
-os.environ.pop("SPARK_REMOTE", None)
+for _name in ("SPARK_REMOTE", *(name for name in os.environ if name.startswith("KAFKA_"))):
+    os.environ.pop(_name, None)
 _HOME = Path(tempfile.mkdtemp(prefix="shopmetrics-tests-"))
 os.environ["SHOPMETRICS_HOME"] = str(_HOME)
 
@@ -41,7 +42,8 @@ def spark() -> SparkSession:
 @pytest.fixture(scope="session", autouse=True)
 def _leave_nothing() -> Iterator[None]:
     yield
-    from shared.runtime import spark
+    from shared.runtime import kafka, spark
 
     spark.down()
+    kafka.down()
     shutil.rmtree(_HOME, ignore_errors=True)
