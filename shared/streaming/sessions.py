@@ -89,6 +89,7 @@ def update(spark: SparkSession, touched: DataFrame, low: datetime, high: datetim
     found = candidates.agg(
         F.max("session_end_ts").alias("latest"),
         F.min("session_start_ts").alias("first"),
+        F.max("session_start_ts").alias("last"),
         F.min(reached_start).alias("low"),
         F.max(F.when(F.col("is_reached"), F.col("session_end_ts"))).alias("high"),
         F.collect_set(F.date_trunc("hour", reached_start)).alias("hours"),
@@ -122,7 +123,8 @@ def update(spark: SparkSession, touched: DataFrame, low: datetime, high: datetim
         .withColumn("is_gone", F.lit(False))
         .unionByName(gone.withColumn("is_gone", F.lit(True))),
         min(low, found["first"] or low),
-        high,
+        # A late event may take the place of a start that comes after it.
+        max(high, found["last"] or high),
     )
     return {*found["hours"], *started["hours"]}
 
