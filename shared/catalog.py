@@ -18,8 +18,7 @@ from urllib.request import url2pathname
 
 from shared import delta_log
 from shared.errors import CatalogError
-from shared.runtime.spark import on_databricks
-from shared.settings import Settings, get_settings
+from shared.settings import Settings, get_settings, on_databricks
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, Row, SparkSession

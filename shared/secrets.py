@@ -17,9 +17,8 @@ from typing import Any
 from pydantic import SecretStr
 
 from shared.errors import SecretError
-from shared.runtime.process import write_private
-from shared.runtime.spark import on_databricks
-from shared.settings import Settings, get_settings
+from shared.private import write_private
+from shared.settings import Settings, get_settings, on_databricks
 
 
 def secrets_file(settings: Settings | None = None) -> Path:
@@ -88,9 +87,8 @@ def _read(settings: Settings) -> dict[str, Any]:
 
 def _from_databricks(name: str, settings: Settings) -> str | None:
     from pyspark.dbutils import DBUtils  # exists in a workspace only
+    from pyspark.sql import SparkSession
 
-    from shared.runtime.spark import connect
-
-    store = DBUtils(connect(settings)).secrets
+    store = DBUtils(SparkSession.builder.getOrCreate()).secrets
     names = {entry.key for entry in store.list(settings.secret_scope)}
     return store.get(settings.secret_scope, name) if name in names else None

@@ -137,3 +137,8 @@ def _read(given: tuple[tuple[str, Any], ...]) -> Settings:
 def read_again() -> None:
     """Forget the settings read so far, after the environment of this very process was changed."""
     _read.cache_clear()
+
+
+def on_databricks() -> bool:
+    """Whether this process runs inside a Databricks workspace."""
+    return "DATABRICKS_RUNTIME_VERSION" in os.environ

@@ -23,9 +23,8 @@ from shared.control_table import ControlTable, Definition
 from shared.course import days
 from shared.course.table import Cell, Table
 from shared.errors import CourseError, ShopMetricsError, first_line
-from shared.runtime.process import write_private
-from shared.runtime.spark import on_databricks
-from shared.settings import Settings, get_settings
+from shared.private import write_private
+from shared.settings import Settings, get_settings, on_databricks
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -28,6 +28,7 @@ from pydantic import SecretStr
 
 from shared import secrets
 from shared.errors import BrokerError, EngineError, SecretError
+from shared.private import private_directory, write_private
 from shared.runtime.jars import ensure_jars, pyspark_jars
 from shared.runtime.java import find_java
 from shared.runtime.process import (
@@ -37,14 +38,11 @@ from shared.runtime.process import (
     is_listening,
     launch,
     log_tail,
-    private_directory,
     read_record,
     stop,
-    write_private,
     write_record,
 )
-from shared.runtime.spark import on_databricks
-from shared.settings import Settings, get_settings
+from shared.settings import Settings, get_settings, on_databricks
 
 if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient

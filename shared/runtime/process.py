@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 
 from shared.errors import EngineError
+from shared.private import write_private
 
 LOOPBACK = "127.0.0.1"
 _CLOCK_TOLERANCE = 2.0  # seconds; the creation time is derived from the boot time, which is adjusted now and then
@@ -47,32 +48,6 @@ class ServerRecord:
         """Return the resident memory of the process in MiB, 0 if it has ended."""
         process = self.process()
         return process.memory_info().rss / 2**20 if process else 0.0
-
-
-def private_directory(path: Path) -> Path:
-    """Create a directory that only its owner may enter, and return it.
-
-    Raises:
-        EngineError: if it cannot be made.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        path.chmod(0o700)
-    except OSError as error:
-        raise EngineError(
-            f"Cannot make the directory {path}: {error.strerror}.",
-            "set SHOPMETRICS_HOME to a directory that you may write to",
-        ) from error
-    return path
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file of mode 0600 so that no reader ever sees half of it."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-    os.replace(scratch, path)
 
 
 def read_record(path: Path) -> ServerRecord | None:

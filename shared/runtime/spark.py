@@ -24,6 +24,7 @@ import psutil
 from filelock import FileLock
 
 from shared.errors import EngineError
+from shared.private import private_directory, write_private
 from shared.runtime import startup_cache
 from shared.runtime.jars import ensure_jars, jar_paths, pyspark_jars
 from shared.runtime.java import Java, find_java
@@ -34,13 +35,11 @@ from shared.runtime.process import (
     is_listening,
     launch,
     log_tail,
-    private_directory,
     read_record,
     stop,
-    write_private,
     write_record,
 )
-from shared.settings import Settings, get_settings
+from shared.settings import Settings, get_settings, on_databricks
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -326,11 +325,6 @@ def _prepare(session: SparkSession, settings: Settings) -> None:
         from shared.catalog import register_tables
 
         register_tables(session, settings)
-
-
-def on_databricks() -> bool:
-    """Whether this process runs inside a Databricks workspace."""
-    return "DATABRICKS_RUNTIME_VERSION" in os.environ
 
 
 def _databricks_session(settings: Settings) -> SparkSession:

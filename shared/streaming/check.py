@@ -12,8 +12,7 @@ from shared.errors import ShopMetricsError, first_line
 from shared.runtime import kafka
 from shared.runtime.doctor import Finding
 from shared.runtime.kafka import TOPIC
-from shared.runtime.spark import on_databricks
-from shared.settings import Settings, get_settings
+from shared.settings import Settings, get_settings, on_databricks
 from shared.streaming import bronze
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ import pytest
 
 from shared import catalog
 from shared.errors import EngineError
+from shared.private import write_private
 from shared.runtime import spark as engine
-from shared.runtime.process import read_record, write_private
+from shared.runtime.process import read_record
 from shared.settings import CHECKOUT
 
 

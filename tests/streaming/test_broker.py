@@ -30,9 +30,10 @@ from pydantic import SecretStr
 from shared import secrets
 from shared.errors import BrokerError, EngineError, SecretError
 from shared.home import clear
+from shared.private import write_private
 from shared.runtime import kafka
 from shared.runtime.kafka import Cluster
-from shared.runtime.process import ServerRecord, choose_port, read_record, write_private
+from shared.runtime.process import ServerRecord, choose_port, read_record
 from shared.settings import CHECKOUT, Settings, get_settings
 
 AWKWARD = "q\"u'o\\te é✓ =#!;{}"

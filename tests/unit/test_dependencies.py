@@ -10,10 +10,11 @@ from shared.settings import CHECKOUT
 
 LAYERS = (
     ("shared.errors", "shared.clock", "shared.delta_log"),
-    ("shared.settings",),
-    ("generators",),
+    ("shared.settings", "shared.private"),
+    ("shared.secrets",),
     ("shared.runtime",),
-    ("shared", "shared.catalog", "shared.secrets", "shared.home"),
+    ("generators",),
+    ("shared", "shared.catalog", "shared.home"),
     ("shared.bronze",),
     ("shared.control_table", "shared.run_log", "shared.changes", "shared.rules"),
     ("shared.layer",),
@@ -29,10 +30,6 @@ LAYERS = (
 UPWARDS = {
     # A starting engine enters the tables that it finds on disk into its catalog.
     ("shared.runtime.spark", "shared.catalog"),
-    # The broker's credentials are kept where all secrets are, and a workspace's are read through the engine.
-    ("shared.runtime.kafka", "shared.secrets"),
-    # Run as a program, the producer sends to the cluster that everything else reads from.
-    ("generators.produce_clickstream", "shared.runtime.kafka"),
 }
 """The imports that break the rule, each for the reason beside it."""
 

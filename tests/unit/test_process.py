@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from shared.errors import EngineError
+from shared.private import private_directory
 from shared.runtime import process
 from shared.runtime.process import ServerRecord
 
@@ -95,4 +96,4 @@ def test_a_taken_port_is_named_with_the_setting_that_asked_for_it():
 def test_a_home_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(EngineError, match=r"Cannot make the directory .*file/home(.|\n)*SHOPMETRICS_HOME"):
-        process.private_directory(tmp_path / "file" / "home")
+        private_directory(tmp_path / "file" / "home")

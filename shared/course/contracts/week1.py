@@ -17,7 +17,7 @@ from shared.bronze.contracts import AUDIT_COLUMNS, SOURCES
 from shared.clock import batch_date
 from shared.course import days
 from shared.course.checks import Context, Finding, check
-from shared.runtime.spark import on_databricks
+from shared.settings import on_databricks
 
 FIRST_TABLE = "ops.first_table"
 """The table on which day 1 shows what Delta does. It is created, filled, and changed at least once."""
