@@ -58,7 +58,7 @@ def parsed(records: DataFrame) -> DataFrame:
     """
     text = F.when(F.is_valid_utf8("value"), F.col("value").cast("string"))
     rows = records.withColumn("fields", F.from_json(text, "MAP<STRING, STRING>"))
-    typed = [F.expr(f"try_cast(fields['{name}'] AS {kind})").alias(name) for name, (kind, _) in EVENT_COLUMNS.items()]
+    typed = [F.expr(_typed(name, kind)).alias(name) for name, (kind, _) in EVENT_COLUMNS.items()]
     known = ", ".join(f"'{name}'" for name in EVENT_COLUMNS)
     extra = F.expr(f"map_filter(fields, (name, value) -> name NOT IN ({known}))")
     return rows.select(
@@ -73,3 +73,10 @@ def parsed(records: DataFrame) -> DataFrame:
         # Of the micro-batch, and the same when a batch that was killed is run again.
         F.current_timestamp().alias("ingested_at"),
     ).select(*BRONZE_COLUMNS)
+
+
+def _typed(name: str, kind: str) -> str:
+    value = f"fields['{name}']"
+    # To a time without a date Spark adds the day on which it reads it.
+    is_whole = f"{value} LIKE '%-%-%'" if kind == "TIMESTAMP" else "true"
+    return f"CASE WHEN {is_whole} THEN try_cast({value} AS {kind}) END"
