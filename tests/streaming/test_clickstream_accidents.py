@@ -1,0 +1,213 @@
+"""The clickstream and its accidents: engine, broker and client really killed, at one point after the other.
+
+One home, and so one engine and one broker, of this module's own. After every accident the streams run again, and what
+they find there must be no obstacle.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import psutil
+import pytest
+from streaming.clickstream_cases import NINE, QUARANTINE, TABLES, Sent, Traffic, computed
+
+from generators.clickstream import EVENT, LATE, Clickstream, ClickstreamPlan
+from shared.runtime import kafka
+from shared.runtime import spark as engine
+from shared.settings import CHECKOUT, Settings, get_settings
+from shared.streaming import queries
+from shared.streaming.contracts import EVENTS, LOG
+
+KILL_POINTS = {
+    "quarantine written, events not": ("shared.streaming.events", "append_new", "before"),
+    "events written, sessions not": ("shared.streaming.sessions", "update", "before"),
+    "sessions written, hours not": ("shared.streaming.traffic", "update", "before"),
+    "hours written, log not": ("shared.streaming.traffic", "update", "after"),
+    "log written, checkpoint not": ("shared.streaming.queries", "apply", "after"),
+}
+"""Point to the function before or after which the engine is killed."""
+
+RUN = """
+import sys
+import shared
+from shared import streaming
+print("connected", flush=True)
+streaming.run(shared.connect(), topic=sys.argv[1])
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    made = get_settings().model_copy(update={"home": tmp_path_factory.mktemp("accidents") / "home"})
+    with pytest.MonkeyPatch.context() as environment:
+        for name in (kafka.SERVERS, kafka.KEY, kafka.SECRET, kafka.PROTOCOL):
+            environment.delenv(name, raising=False)
+        yield made
+    kafka.down(made)
+    engine.down(made)
+
+
+class Accidents:
+    """Traffic whose engine and broker come and go, and every message that was sent."""
+
+    def __init__(self, home: Settings) -> None:
+        self.home = home
+        plan = ClickstreamPlan(
+            seed=11, start=NINE, duration=3600.0, rate=1.0, duplicates=0.05, late=0.1, malformed=0.02
+        )
+        self._stream = list(Clickstream(plan))
+        self._sent = 0
+        self._good: list[bytes] = []
+        self.restart()
+        self.traffic.clear()
+
+    def restart(self) -> None:
+        """Make sure that engine and broker run, and look at the tables with a new session."""
+        cluster = kafka.connect(self.home)
+        self.traffic = Traffic(engine.session(engine.up(self.home)), cluster, self.home, "accidents")
+
+    def send(self, count: int) -> None:
+        """Send so many more messages."""
+        part = self._stream[self._sent : self._sent + count]
+        assert len(part) == count
+        self._sent += count
+        self.traffic.send(*(Sent(message.key, message.value) for message in part))
+        self._good += [message.value for message in part if message.kind in (EVENT, LATE)]
+
+    def kill(self, *which: str) -> None:
+        """End these at once, without a warning."""
+        of = {"engine": engine.running, "broker": kafka.running}
+        processes = [of[name](self.home).process() for name in which]
+        for process in processes:
+            process.send_signal(signal.SIGKILL)
+        assert psutil.wait_procs(processes, timeout=10)[1] == []
+
+    def fails(self) -> str:
+        """Run the streams, which must end with an error; return it."""
+        with pytest.raises(Exception) as raised:  # noqa: PT011  a session that lost its engine raises its own
+            self.traffic.run()
+        return f"{type(raised.value).__name__}: {raised.value}"
+
+    def assert_converges(self) -> None:
+        """Run again, and see that everything is there once."""
+        self.restart()
+        self.traffic.run()
+        self.assert_equal()
+
+    def assert_equal(self) -> None:
+        """See that everything that was sent is there, once."""
+        received = self.traffic.assert_complete()
+        assert len(received) == self._sent
+        self.traffic.assert_equal(computed(self._good))
+        sources = [source for (source,) in self.traffic.rows(QUARANTINE, ("source",), f"table_name = '{EVENTS}'")]
+        good = set(self._good)
+        assert sorted(sources) == sorted(
+            f"accidents/{one.partition}/{one.offset}" for one in received if one.value not in good
+        )
+
+    def commits(self, table: str) -> int:
+        """Return how many commits a table has, asking nobody but the files."""
+        log = self.home.lakehouse / table.replace(".", "/") / "_delta_log"
+        return len(list(log.glob("*.json")))
+
+
+@pytest.fixture(scope="module")
+def accidents(home: Settings) -> Accidents:
+    return Accidents(home)
+
+
+def killing(engine_pid: int, module: str, name: str, moment: str) -> Callable[..., None]:
+    """Return what the engine calls instead of ``apply``: the same, but that it kills the engine at a point."""
+
+    # Sent to the engine by value: nothing of this module is there.
+    def apply(batch, batch_id):
+        import importlib
+        import os
+        import signal
+
+        from shared.streaming import queries
+
+        module_there = importlib.import_module(module)
+        original = getattr(module_there, name)
+
+        def replacement(*given, **named):
+            if moment == "after":
+                original(*given, **named)
+            os.kill(engine_pid, signal.SIGKILL)
+            os._exit(1)
+
+        setattr(module_there, name, replacement)
+        queries.apply(batch, batch_id)
+
+    return apply
+
+
+def test_killed_between_any_two_of_its_writes_the_engine_goes_on(accidents: Accidents, monkeypatch):
+    """All the points in one micro-batch: each run finds what the one before it left, and is killed one step later."""
+    accidents.send(400)
+    accidents.traffic.run()
+    accidents.send(600)
+    written = {}
+    before = {table: accidents.commits(table) for table in (QUARANTINE, *TABLES[1:], LOG)}
+    for point, where in KILL_POINTS.items():
+        pid = engine.running(accidents.home).pid
+        with monkeypatch.context() as patch:
+            patch.setattr(queries, "apply", killing(pid, *where))
+            accidents.fails()
+        assert engine.running(accidents.home) is None, f"the engine was to be killed: {point}"
+        written[point] = [accidents.commits(table) - count > 0 for table, count in before.items()]
+        accidents.restart()
+    # Quarantine, events, sessions, hours, log.
+    assert list(written.values()) == [[at <= step for at in range(5)] for step in range(5)]
+    accidents.assert_converges()
+    versions = accidents.traffic.versions()
+    accidents.traffic.run()
+    assert accidents.traffic.versions() == versions
+
+
+@pytest.mark.parametrize("which", [("engine",), ("broker",), ("engine", "broker")], ids="-".join)
+def test_killed_while_bronze_is_filled(accidents: Accidents, which: tuple[str, ...], monkeypatch):
+    accidents.restart()
+    # A broker that is gone is noticed sooner than its clients give up.
+    monkeypatch.setattr("shared.streaming.bronze.RECORDS_PER_BATCH", 20)
+    accidents.send(400)
+    before = accidents.commits(TABLES[0])
+    problem: list[str] = []
+    run = threading.Thread(target=lambda: problem.append(accidents.fails()))
+    run.start()
+    deadline = time.monotonic() + 60
+    while (done := accidents.commits(TABLES[0]) - before) < 3:
+        assert time.monotonic() < deadline, "three micro-batches were awaited for 60 s"
+    accidents.kill(*which)
+    run.join(120)
+    assert problem, "the run was to end with an error"
+    assert done < 15, "the kill was to come in the middle"
+    monkeypatch.setattr("shared.streaming.bronze.RECORDS_PER_BATCH", 100_000)
+    accidents.assert_converges()
+
+
+def test_the_next_run_goes_on_where_a_client_was_killed(accidents: Accidents):
+    """The engine lives, and the killed client's stream may still be at work in it."""
+    accidents.restart()
+    accidents.send(400)
+    before = accidents.commits(TABLES[0])
+    client = subprocess.Popen(
+        [sys.executable, "-c", RUN, "accidents"],
+        env=os.environ | {"SHOPMETRICS_HOME": str(accidents.home.home)}, cwd=CHECKOUT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while accidents.commits(TABLES[0]) == before:
+        assert client.poll() is None, client.communicate()
+        assert time.monotonic() < deadline, "the client's first micro-batch was awaited for 60 s"
+    client.kill()
+    client.communicate()
+    accidents.traffic.run()
+    accidents.assert_equal()
