@@ -1,0 +1,493 @@
+"""The clickstream from Kafka to gold, with a real broker and a real engine, against a second computation."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import importlib
+import json
+import random
+import re
+import shutil
+import signal
+import socket
+import time
+from collections import Counter
+from dataclasses import replace
+from datetime import datetime
+
+import psutil
+import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
+from pydantic import SecretStr
+from streaming.clickstream_cases import NINE, QUARANTINE, TABLES, Sent, Traffic, computed, event, text
+
+from generators.clickstream import EVENT, LATE, Clickstream, ClickstreamPlan
+from generators.produce_clickstream import produce
+from shared import catalog, streaming
+from shared.errors import BrokerError, PipelineError
+from shared.runtime import kafka
+from shared.streaming import bronze, queries
+from shared.streaming.contracts import BRONZE, EVENTS, LOG, SESSIONS, TRAFFIC
+
+HOUR = {"seed": 7, "start": NINE, "duration": 3600.0, "rate": 1.0, "duplicates": 0.05, "late": 0.08, "malformed": 0.02}
+"""An hour of the clickstream with all its defects, many of each kind."""
+
+RULE_OF = {
+    "not_json": {"message_is_json"},
+    "not_utf8": {"message_is_json"},
+    "missing_field": {"event_id_is_not_null", "user_id_is_not_null"},
+    "unknown_event_type": {"event_type_is_known"},
+    "bad_timestamp": {"event_ts_is_a_timestamp"},
+    "impossible_time": {"event_ts_is_not_before_the_shop", "event_ts_is_not_in_the_future"},
+}
+
+
+def set_aside(traffic: Traffic) -> dict[str, tuple[str, bytes | None]]:
+    """Return offset, as partition/offset, to the rule that the message breaks and the bytes that were kept."""
+    rows = traffic.rows(QUARANTINE, ("source", "rule", "row_json"), f"table_name = '{EVENTS}'")
+    found = {}
+    for source, rule, row in rows:
+        kept = json.loads(row)["raw_value"]
+        found[source.removeprefix(f"{traffic.topic}/")] = rule, None if kept is None else base64.b64decode(kept)
+    assert len(found) == len(rows)
+    return found
+
+
+# --- what comes of an hour ----------------------------------------------------------------------------------------
+
+
+def test_an_hour_with_every_defect_ends_as_computed_and_as_produced(traffic, tmp_path):
+    manifest = produce(
+        traffic.cluster.client_config(), **HOUR, speedup=0, topic=traffic.topic, manifest_dir=tmp_path, progress=False
+    )
+    assert min(manifest.defects.values()) >= 5, "every defect occurs"
+    plan = list(Clickstream(ClickstreamPlan(**HOUR)))
+    first = traffic.run()
+
+    received = traffic.assert_complete()
+    assert Counter(one.value for one in received) == Counter(message.value for message in plan)
+    expected = computed(message.value for message in plan if message.kind in (EVENT, LATE))
+    traffic.assert_equal(expected)
+
+    # The producer's own account: its sessions are ours, under other names. It takes a search for a step.
+    with manifest.sessions_path.open() as file:
+        told = list(csv.DictReader(file))
+    ours = traffic.rows(
+        SESSIONS, ("user_id", "session_start_ts", "session_end_ts", "events", "funnel_step", "is_converted")
+    )
+    assert {(*row[:4], row[4] or "page_view", row[5]) for row in ours} == {
+        (
+            one["user_id"],
+            text(datetime.fromisoformat(one["session_start_ts"])),
+            text(datetime.fromisoformat(one["session_end_ts"])),
+            int(one["events"]),
+            one["funnel_step"],
+            one["is_converted"] == "true",
+        )
+        for one in told
+    }
+    assert len(ours) == len(told) == manifest.sessions
+    by_producer = traffic.spark.table(EVENTS).groupBy("session_id").agg({"event_ts": "min", "user_id": "max"})
+    starts = traffic.rows_of(by_producer)
+    assert {(session, user, start) for session, start, user in starts} == {
+        (one["session_id"], one["user_id"], text(datetime.fromisoformat(one["session_start_ts"]))) for one in told
+    }
+
+    # What is set aside: the malformed messages, each for what is wrong with it, with all its bytes.
+    kind_of = {message.value: message.kind for message in plan if message.kind in RULE_OF}
+    aside = set_aside(traffic)
+    by_place = {f"{one.partition}/{one.offset}": one.value for one in received}
+    assert {place for place, value in by_place.items() if value in kind_of} == aside.keys()
+    for place, (rule, kept) in aside.items():
+        assert kept == by_place[place]
+        assert rule in RULE_OF[kind_of[kept]], kept
+
+    counts = {
+        "read": len(plan),
+        "accepted": manifest.events,
+        "quarantined": len(aside),
+        "duplicate": manifest.defects["duplicate"],
+    }
+    assert traffic.assert_accounts() == counts
+    assert first[EVENTS].rows_inserted == first[EVENTS].rows_accepted == manifest.events
+    assert first[BRONZE].rows_inserted == first[BRONZE].rows_read == len(plan)
+    assert {run.status for run in first.values()} == {"succeeded"}
+
+    before = traffic.versions()
+    again = traffic.run()
+    assert {run.status for run in again.values()} == {"unchanged"}
+    assert traffic.versions() == before
+
+    # Sent again from the start, it is nothing new. A broken message is another one, since it has another offset.
+    produce(
+        traffic.cluster.client_config(), **HOUR, speedup=0, topic=traffic.topic, manifest_dir=tmp_path, progress=False
+    )
+    repeated = traffic.run()
+    assert repeated[BRONZE].rows_inserted == len(plan)
+    assert [repeated[table].rows_changed for table in TABLES[1:]] == [0, 0, 0]
+    assert repeated[EVENTS].rows_duplicate == counts["accepted"] + counts["duplicate"]
+    assert len(traffic.assert_complete()) == 2 * len(plan)
+    traffic.assert_equal(expected)
+    assert traffic.assert_accounts()["accepted"] == manifest.events
+
+
+def test_in_any_order_and_cut_anyhow_the_same_messages_end_in_the_same_tables(traffic, small_batches):
+    """Shuffled over the hour, by three runs, the last of which begins days later in event time and goes back."""
+    plan = list(Clickstream(ClickstreamPlan(**HOUR | {"duration": 1200.0})))
+    messages = [Sent(message.key, message.value) for message in plan]
+    random.Random(1).shuffle(messages)
+    days_later = event("C-later", 3 * 24 * 60, "purchase")
+    first, second, last = messages[:600], messages[600:1000], [days_later, *messages[1000:]]
+    traffic.send(*first)
+    traffic.run()
+    traffic.send(*second)
+    small_batches(150)
+    traffic.run()
+    traffic.send(*last)
+    traffic.run()
+    traffic.assert_complete()
+    good = [message.value for message in plan if message.kind in (EVENT, LATE)]
+    traffic.assert_equal(computed([*good, days_later.value]))
+    assert traffic.assert_accounts()["read"] == len(messages) + 1
+    assert traffic.spark.table(LOG).count() >= 6, "the messages were to be cut into several micro-batches"
+
+
+# --- events that come late -----------------------------------------------------------------------------------------
+
+EXACTLY, NEARLY = 30.0, 30 - 0.001 / 60
+"""Minutes: a gap that ends a session, and the longest one that does not."""
+
+STORIES = {
+    "exactly thirty minutes apart are two sessions": [[0], [EXACTLY]],
+    "a millisecond less is one": [[0], [NEARLY]],
+    "the same in one batch": [[0, EXACTLY], [2 * EXACTLY, 3 * EXACTLY]],
+    "a millisecond less in one batch": [[0, NEARLY], [2 * NEARLY, 3 * NEARLY]],
+    "a late event bridges two sessions": [[0], [50], [25]],
+    "one that is too far from either bridges none": [[0], [60], [30]],
+    "it is enough for one of the two": [[0], [60], [NEARLY]],
+    "two late ones bridge together what neither does alone": [[0], [80], [25, 52]],
+    "one after the other": [[0], [80], [52], [25]],
+    "a late event lengthens a session at its start": [[40, 50], [15]],
+    "and at its end": [[0, 10], [300], [35]],
+    "a late event inside a session": [[0, 20], [10]],
+    "a late session before all others": [[300], [0]],
+    "a chain of three sessions is bridged at once": [[0], [40], [80], [20, 60]],
+    "over midnight and over the hour": [[14.9 * 60], [15.2 * 60], [15 * 60]],
+    "days later": [[0], [50], [5000], [25]],
+}
+"""Minutes after nine of one user's events, batch by batch."""
+
+
+def told_batches() -> list[list[Sent]]:
+    """Return the stories side by side, each of a user of its own, and users whose events come in any order."""
+    chance = random.Random(2)
+    types = ("page_view", "page_view", "search", "product_view", "add_to_cart", "checkout", "purchase")
+    batches: list[list[Sent]] = [[] for _ in range(4)]
+    for story, parts in STORIES.items():
+        for number, part in enumerate(parts):
+            batches[number] += [event(story, minutes, chance.choice(types)) for minutes in part]
+    for number in range(150):
+        # Near the boundary on purpose: multiples of ten minutes, a millisecond more or less.
+        for _ in range(chance.randint(2, 7)):
+            minutes = 10 * chance.randint(0, 15) + chance.choice((0, 0, 0.001, -0.001)) / 60
+            one = event(f"user {number}", minutes, chance.choice(types))
+            batches[chance.randrange(4)].append(one)
+            if chance.random() < 0.1:
+                batches[chance.randrange(4)].append(one)
+    return batches
+
+
+def test_an_event_may_come_at_any_time(traffic):
+    """After every batch, sessions and hours are those of all events that have come, in whatever order they did."""
+    streaming.create_tables(traffic.spark)
+    seen: list[bytes] = []
+    for number, batch in enumerate(told_batches()):
+        records = [(value, "t", 0, len(seen) + at, datetime(2026, 2, 1)) for at, (_, value) in enumerate(batch)]
+        schema = "value BINARY, topic STRING, partition INT, offset BIGINT, timestamp TIMESTAMP"
+        queries.apply(bronze.parsed(traffic.spark.createDataFrame(records, schema)), number)
+        seen += [message.value for message in batch]
+        traffic.assert_equal(computed(seen))
+    held = Counter(user for user, *_ in traffic.rows(SESSIONS))
+    assert {story: held[story] for story in STORIES} == dict(
+        zip(STORIES, (2, 1, 4, 1, 1, 3, 2, 1, 1, 1, 2, 1, 2, 1, 1, 2), strict=True)
+    )
+
+
+def test_a_session_is_open_until_others_move_on(traffic):
+    def open_sessions() -> list[str]:
+        return [user for user, *_ in traffic.rows(SESSIONS, where="is_open")]
+
+    traffic.send(event("early", 0), event("late", 10, "add_to_cart"))
+    traffic.run()
+    assert open_sessions() == ["early", "late"]
+    traffic.send(event("other", 30))
+    traffic.run()
+    assert open_sessions() == ["late", "other"]
+    # Its own late event changes its hour and its session, and opens nothing: the others have gone on.
+    traffic.send(event("early", -5, "purchase"), event("early", -20))
+    done = traffic.run()
+    assert open_sessions() == ["late", "other"]
+    assert (done[SESSIONS].rows_inserted, done[SESSIONS].rows_deleted) == (1, 1)
+    traffic.assert_equal(computed(one.value for one in traffic.received()))
+
+
+# --- what a message may be -----------------------------------------------------------------------------------------
+
+
+def like(user: str, old: bytes, new: bytes) -> Sent:
+    """Return a good event in which something is replaced."""
+    key, value = event(user, 1)
+    assert old in value
+    return Sent(key, value.replace(old, new, 1))
+
+
+def at(user: str, moment: str) -> Sent:
+    """Return an event with this event_ts."""
+    return event(user, 0, event_ts=moment)
+
+
+STRANGE: dict[str, tuple[Sent, dict[str, object] | str]] = {
+    "no key": (Sent(None, event("no key", 1).value), {}),
+    "a field more": (event("a field more", 1, campaign="winter"), {}),
+    "a field less": (like("a field less", b'"device": "mobile", ', b""), {"device": None}),
+    "a version that is no number": (
+        event("a version that is no number", 1, schema_version="x"),
+        {"schema_version": None},
+    ),
+    "a number for a product": (event("a number for a product", 1, product_id=5), {"product_id": "5"}),
+    "an object for a page": (event("an object for a page", 1, page={"a": [1, None]}), {"page": '{"a":[1,null]}'}),
+    "NUL in text": (event("NUL in text", 1, page="a\0b"), {"page": "a\0b"}),
+    "a page of 900,000 letters": (event("a page of 900,000 letters", 1, page="x" * 900_000), {"page": "x" * 900_000}),
+    "letters of every plane": (event("letters of every plane", 1, page="é ✓ 𝄞"), {"page": "é ✓ 𝄞"}),
+    "a known field twice": (
+        like("a known field twice", b"{", b'{"page": "/first", '),
+        {"user_id": "a known field twice"},
+    ),
+    "an unknown field twice": (like("an unknown field twice", b"{", b'{"new": 1, "new": 2, '), {}),
+    "a zone of its own": (at("a zone of its own", "2026-01-01T11:00:00+02:00"), {"event_ts": text(NINE)}),
+    "no zone": (at("no zone", "2026-01-01T09:00:00"), {"event_ts": text(NINE)}),
+    "empty": (Sent(b"k", b""), "message_is_json"),
+    "an array": (Sent(b"k", b"[1, 2]"), "message_is_json"),
+    "an array of events": (Sent(b"k", b"[" + event("an array of events", 1).value + b"]"), "message_is_json"),
+    "a string": (Sent(b"k", b'"text"'), "message_is_json"),
+    "null": (Sent(b"k", b"null"), "message_is_json"),
+    "no UTF-8": (like("no UTF-8", b"mobile", b"mo\xff\xfe"), "message_is_json"),
+    "a bare NUL": (like("a bare NUL", b"mobile", b"mo\0"), "message_is_json"),
+    "nothing": (Sent(b"k", None), "event_id_is_not_null"),
+    "an empty object": (Sent(b"k", b"{}"), "event_id_is_not_null"),
+    "null for a user": (event("null for a user", 1, user_id=None), "user_id_is_not_null"),
+    "a year alone": (event("a year alone", 0, event_ts=2026), "event_ts_is_a_timestamp"),
+    "a time alone": (at("a time alone", "09:15:00"), "event_ts_is_a_timestamp"),
+    "a number for a time": (event("a number for a time", 0, event_ts=1767258902481), "event_ts_is_a_timestamp"),
+    "1970": (at("1970", "1970-01-01T00:00:00Z"), "event_ts_is_not_before_the_shop"),
+    "2099": (at("2099", "2099-12-31T23:59:59.999Z"), "event_ts_is_not_in_the_future"),
+    "10000": (at("10000", "10000-01-01T00:00:00Z"), "event_ts_is_not_in_the_future"),
+    "294247": (at("294247", "+294247-01-10T04:00:54Z"), "event_ts_is_not_in_the_future"),
+}
+"""Name to a message and what it comes to: an event with these fields, or the rule that it breaks."""
+
+
+def test_nothing_that_a_message_may_be_stops_the_stream(traffic):
+    traffic.send(*(message for message, _ in STRANGE.values()))
+    traffic.run()
+    received = traffic.assert_complete()
+    place_of = {one.value: f"{one.partition}/{one.offset}" for one in received}
+    aside = set_aside(traffic)
+    held = {row[0]: row for row in traffic.rows(EVENTS)}
+    names = traffic.spark.table(EVENTS).columns
+    problems = {}
+    for name, (message, fate) in STRANGE.items():
+        place = place_of[message.value]
+        if isinstance(fate, str):
+            found = aside.get(place)
+            if found != (fate, message.value):
+                problems[name] = found
+        else:
+            row = next((dict(zip(names, row, strict=True)) for row in held.values() if row[1] == name), None)
+            if place in aside or row is None or row | fate != row:
+                problems[name] = (row, aside.get(place))
+    assert problems == {}
+    assert len(aside) + len(held) == len(STRANGE)
+    assert all(reason for (reason,) in traffic.rows(QUARANTINE, ("reason",)))
+    extra = dict(traffic.rows(BRONZE, ("user_id", "to_json(_extra)"), "_extra IS NOT NULL"))
+    assert extra["a field more"] == '{"campaign":"winter"}'
+
+    # And it goes on. Another version of the schema brings its field, and nothing else changes.
+    plan = ClickstreamPlan(**HOUR | {"duration": 60.0, "malformed": 0.0, "schema_version": 2})
+    events = list(Clickstream(plan))
+    traffic.send(*(Sent(message.key, message.value) for message in events))
+    done = traffic.run()
+    assert done[EVENTS].rows_accepted == len({message.value for message in events})
+    first = Clickstream(replace(plan, schema_version=1))
+    wanted = {(*row[:-1], 2) for row in computed(message.value for message in first).events}
+    assert wanted <= set(traffic.rows(EVENTS))
+    campaigns = Counter(json.loads(message.value)["campaign"] for message in events)
+    assert len(campaigns) > 1
+    assert campaigns == Counter(
+        campaign for (campaign,) in traffic.rows(BRONZE, ("_extra['campaign']",), "schema_version = 2")
+    )
+
+
+# --- what is in its way --------------------------------------------------------------------------------------------
+
+
+def test_a_cluster_that_cannot_serve_is_told_in_time_and_leaves_everything_as_it_was(traffic):
+    traffic.send(event("a", 0))
+    traffic.run()
+    before = traffic.versions()
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        cases = {
+            "refuses the credentials": (replace(traffic.cluster, secret=SecretStr("wrong")), traffic.topic),
+            "does not answer": (
+                replace(traffic.cluster, bootstrap_servers=f"127.0.0.1:{nobody.getsockname()[1]}"),
+                traffic.topic,
+            ),
+            "has no topic": (traffic.cluster, "no-such-topic"),
+        }
+        for problem, (cluster, topic) in cases.items():
+            begun = time.monotonic()
+            with pytest.raises(BrokerError, match=problem) as raised:
+                streaming.run(traffic.spark, traffic.home, cluster, topic)
+            assert raised.value.hint
+            assert time.monotonic() - begun < 20
+    assert traffic.versions() == before
+    assert traffic.spark.streams.active == []
+
+
+def test_tables_and_checkpoints_come_and_go_together(traffic):
+    traffic.send(event("a", 0), event("a", 40, "purchase"), Sent(None, b"garbage"))
+    traffic.run()
+    expected = computed(one.value for one in traffic.received() if one.key)
+    contents = {table: traffic.rows(table) for table in (*TABLES[1:], QUARANTINE)}
+
+    def refused(*problem: str) -> None:
+        with pytest.raises(PipelineError) as raised:
+            traffic.run()
+        for part in problem:
+            assert part in raised.value.problem
+        assert re.search(r"`shopmetrics reset \S+` removes", raised.value.hint), raised.value.hint
+
+    # A table alone, a checkpoint alone: refused, and what is there stays as it is.
+    for stream in queries.STREAMS:
+        aside = stream.checkpoint(traffic.home).with_suffix(".aside")
+        shutil.move(stream.checkpoint(traffic.home), aside)
+        refused(stream.tables[0], "checkpoint", "is gone")
+        assert not stream.checkpoint(traffic.home).exists()
+        shutil.move(aside, stream.checkpoint(traffic.home))
+    assert {table: traffic.rows(table) for table in contents} == contents
+    for table in (TRAFFIC, BRONZE):
+        catalog.drop_table(traffic.spark, table, traffic.home)
+        refused(f"belongs to another {table}")
+        assert traffic.rows(EVENTS) == contents[EVENTS]
+
+        # The remedy.
+        removed = streaming.reset(traffic.spark, table, traffic.home)
+        assert set(removed) == set(TABLES if table == BRONZE else TABLES[1:])
+        assert not any(catalog.table_exists(traffic.spark, name) for name in removed)
+        assert set_aside(traffic) == {}
+        traffic.run()
+        traffic.assert_complete()
+        traffic.assert_equal(expected)
+        assert len(set_aside(traffic)) == 1
+    for table in (EVENTS, SESSIONS):
+        assert set(streaming.reset(traffic.spark, table, traffic.home)) == set(TABLES[1:])
+        assert catalog.table_exists(traffic.spark, BRONZE)
+
+    # Another topic of the same name.
+    client = AdminClient(traffic.cluster.client_config())
+    client.delete_topics([traffic.topic])[traffic.topic].result(10)
+    deadline = time.monotonic() + 10
+    while traffic.topic in kafka.metadata(traffic.cluster).topics:
+        assert time.monotonic() < deadline, "the topic is still there 10 s after it was deleted"
+    kafka.create_topic(traffic.cluster, traffic.topic)
+    refused(f"belongs to another topic {traffic.topic}")
+
+
+def test_messages_that_are_gone_before_they_were_read_stop_the_stream(traffic):
+    traffic.send(event("a", 0), event("b", 1), event("c", 2))
+    traffic.run()
+    held = traffic.rows(BRONZE)
+    traffic.send(event("a", 5), event("b", 6), event("c", 7))
+    ends = kafka.end_offsets(traffic.cluster, traffic.topic)
+    client = AdminClient(traffic.cluster.client_config())
+    gone = [TopicPartition(traffic.topic, partition, offset) for partition, offset in ends.items()]
+    for answer in client.delete_records(gone).values():
+        answer.result(10)
+    traffic.send(event("a", 8))
+    with pytest.raises(PipelineError, match="never read are gone from the topic") as raised:
+        traffic.run()
+    assert f"`shopmetrics reset {BRONZE}`" in raised.value.hint
+    assert traffic.rows(BRONZE) == held
+    streaming.reset(traffic.spark, BRONZE, traffic.home)
+    traffic.run()
+    assert traffic.spark.table(EVENTS).count() == 1
+
+
+# --- live ----------------------------------------------------------------------------------------------------------
+
+
+def await_status(live, condition, what: str):
+    """Return the first status that meets a condition."""
+    deadline = time.monotonic() + 60
+    while not condition(status := live.status()):
+        assert time.monotonic() < deadline, f"{what} was awaited for 60 s; {status}"
+    return status
+
+
+def test_live_everything_reaches_gold_and_the_display_tells_the_truth(traffic, monkeypatch, tmp_path):
+    traffic.send(event("before", -60))
+    with streaming.Live(traffic.spark, traffic.home, traffic.cluster, traffic.topic, interval=0.2) as live:
+        with pytest.raises(PipelineError, match="already run"):
+            traffic.run()
+        manifest = produce(
+            traffic.cluster.client_config(), rate=20, duration=4, topic=traffic.topic, manifest_dir=tmp_path,
+            progress=False,
+        )  # fmt: skip
+        status = await_status(live, lambda s: s.messages == manifest.sent + 1 and s.latency_median, "every message")
+        assert status.lag == 0
+        assert status.stalled is None
+        assert 0 < status.latency_median <= status.latency_p99 < 60
+        status = await_status(
+            live, lambda s: s.open_sessions == len(traffic.rows(SESSIONS, where="is_open")) > 0, "open sessions"
+        )
+        # The last messages, which no micro-batch has taken yet when the block ends, or one has.
+        traffic.send(event("last", -50))
+    assert live.done is not None
+    runs = {run.table_name: run for run in live.done.tables}
+    assert runs[EVENTS].rows_read == runs[BRONZE].rows_inserted
+    assert traffic.spark.streams.active == []
+    traffic.run()
+    received = traffic.assert_complete()
+    events = {row[0] for row in traffic.rows(EVENTS)}
+    assert len(events) == manifest.events + 2
+    counts = traffic.assert_accounts(disturbed=True)
+    assert counts["read"] == len(received)
+    assert counts["accepted"] == len(events)
+    assert counts["quarantined"] == len(set_aside(traffic))
+
+
+def test_live_a_broker_that_is_gone_is_told_and_nothing_is_lost(traffic, monkeypatch):
+    # The package's attribute of this name is the function.
+    monkeypatch.setattr(importlib.import_module("shared.streaming.run"), "STALL_SECONDS", 1.0)
+    traffic.send(event("a", 0))
+
+    def lose_the_broker() -> None:
+        with streaming.Live(traffic.spark, traffic.home, traffic.cluster, traffic.topic, interval=0.2) as live:
+            await_status(live, lambda s: s.messages == 1, "the message")
+            broker = kafka.running(traffic.home).process()
+            broker.send_signal(signal.SIGKILL)
+            psutil.wait_procs([broker], timeout=10)
+            await_status(live, lambda s: s.stalled, "an error")
+
+    with pytest.raises((BrokerError, PipelineError)) as raised:
+        lose_the_broker()
+    assert f"Kafka at {traffic.cluster.bootstrap_servers} does not answer" in raised.value.problem
+    assert "`shopmetrics up`" in raised.value.hint
+    assert traffic.spark.streams.active == []
+    kafka.up(traffic.home)
+    traffic.send(event("a", 1))
+    traffic.run()
+    traffic.assert_equal(computed(one.value for one in traffic.assert_complete()))
