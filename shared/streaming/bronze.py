@@ -57,7 +57,9 @@ def parsed(records: DataFrame) -> DataFrame:
         records: with ``value BINARY, topic, partition, offset, timestamp``.
     """
     text = F.when(F.is_valid_utf8("value"), F.col("value").cast("string"))
-    rows = records.withColumn("fields", F.from_json(text, "MAP<STRING, STRING>"))
+    # from_json stops at the end of the first object; what follows it, another object perhaps, would be lost unseen.
+    is_one = F.json_array_length(F.concat(F.lit("["), text, F.lit("]"))) == 1
+    rows = records.withColumn("fields", F.from_json(F.when(is_one, text), "MAP<STRING, STRING>"))
     typed = [F.expr(_typed(name, kind)).alias(name) for name, (kind, _) in EVENT_COLUMNS.items()]
     known = ", ".join(f"'{name}'" for name in EVENT_COLUMNS)
     extra = F.expr(f"map_filter(fields, (name, value) -> name NOT IN ({known}))")
