@@ -310,7 +310,7 @@ def _watch(live: Live, seconds: float | None) -> StreamRun:
                 display.update(_status_table(status))
                 if seconds is not None and status.seconds >= seconds:
                     break
-                time.sleep(1.0)
+                time.sleep(2.0)
         except KeyboardInterrupt:
             pass
     assert live.done is not None

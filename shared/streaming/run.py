@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -37,6 +39,9 @@ STALL_SECONDS = 30.0
 LIVE_INTERVAL = 1.0
 """Seconds between the micro-batches of a live stream, at least."""
 
+COUNT_SECONDS = 5.0
+"""How often the open sessions are counted for a live stream's status, at most: what is asked takes from the streams."""
+
 _DATA_LOSS = ("data loss", "data may have been lost", "offset was changed", "OffsetOutOfRange", "UnknownTopic")
 
 
@@ -71,6 +76,7 @@ class Status:
     """Seconds from the producer's timestamp to the row in gold, in the newest micro-batch; None before the first."""
     latency_p99: float | None
     open_sessions: int
+    """Some seconds ago."""
     stalled: str | None
     """What is the matter, if messages wait and none has been read for ``STALL_SECONDS``."""
 
@@ -160,8 +166,11 @@ class Live:
             self._lock.__exit__(None, None, None)
             raise
         self._begun = self._moved = time.monotonic()
-        self._first = self._read = sum(self._offsets().values())
-        self._batch = -1
+        # Bronze holds every offset up to the last one it has read.
+        last = self._spark.table(BRONZE).groupBy("partition").agg(F.max("offset").alias("offset"))
+        self._first: int = sum(row["offset"] + 1 for row in last.collect())
+        self._read = self._first
+        self._open, self._counted = 0, -math.inf
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -187,7 +196,7 @@ class Live:
             if failure or not query.isActive:
                 raise _failed(query.name or "the stream", failure)
         now = time.monotonic()
-        read = sum(self._offsets().values())
+        read = self._position()
         if read != self._read:
             self._read, self._moved = read, now
         end = sum(kafka.end_offsets(self._cluster, self._topic).values())
@@ -200,7 +209,8 @@ class Live:
         progress = self._queries[0].lastProgress
         newest = self._spark.table(LOG).orderBy(F.col("finished_at").desc()).limit(1).collect()
         is_ours = bool(newest) and newest[0]["batch_id"] > self._account.last_batch
-        open_sessions = self._spark.table(SESSIONS).where("is_open").count()
+        if now - self._counted > COUNT_SECONDS:
+            self._open, self._counted = self._spark.table(SESSIONS).where("is_open").count(), now
         return Status(
             seconds=now - self._begun,
             messages=read - self._first,
@@ -208,14 +218,19 @@ class Live:
             lag=lag,
             latency_median=newest[0]["latency_median"] if is_ours else None,
             latency_p99=newest[0]["latency_p99"] if is_ours else None,
-            open_sessions=open_sessions,
+            open_sessions=self._open,
             stalled=stalled,
         )
 
-    def _offsets(self) -> dict[int, int]:
-        """Return for each partition how many of its records bronze holds."""
-        rows = self._spark.table(BRONZE).groupBy("partition").agg(F.max("offset").alias("last")).collect()
-        return {row["partition"]: row["last"] + 1 for row in rows}
+    def _position(self) -> int:
+        """Return how many records of the topic the stream to bronze has read, all partitions together."""
+        progress = self._queries[0].lastProgress
+        if not progress:
+            return self._first
+        offsets = progress["sources"][0]["endOffset"]
+        offsets = json.loads(offsets) if isinstance(offsets, str) else offsets
+        read: dict[str, int] = offsets[self._topic]
+        return sum(read.values())
 
 
 @dataclass

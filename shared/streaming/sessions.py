@@ -73,7 +73,7 @@ def update(spark: SparkSession, touched: DataFrame, low: datetime, high: datetim
         high: the last one.
 
     Returns:
-        The hours in which sessions start, or started, that may have changed.
+        The hours whose sessions may have changed.
     """
     # Sessions that the new events may reach, and those still open, which time alone may close.
     reaches = (F.col("session_end_ts") + _gap() > F.col("low")) & (F.col("session_start_ts") - _gap() < F.col("high"))
@@ -85,14 +85,11 @@ def update(spark: SparkSession, touched: DataFrame, low: datetime, high: datetim
         .withColumn("is_reached", F.coalesce(reaches, F.lit(False)))
         .where("is_open OR is_reached")
     )
-    reached_start = F.when(F.col("is_reached"), F.col("session_start_ts"))
     found = candidates.agg(
         F.max("session_end_ts").alias("latest"),
-        F.min("session_start_ts").alias("first"),
-        F.max("session_start_ts").alias("last"),
-        F.min(reached_start).alias("low"),
+        F.min(F.when(F.col("is_reached"), F.col("session_start_ts"))).alias("low"),
         F.max(F.when(F.col("is_reached"), F.col("session_end_ts"))).alias("high"),
-        F.collect_set(F.date_trunc("hour", reached_start)).alias("hours"),
+        F.flatten(F.collect_set(F.when(F.col("is_reached"), _hours()))).alias("hours"),
     ).first()
     assert found is not None
     latest = F.expr(instant(max(high, found["latest"] or high)))
@@ -112,34 +109,39 @@ def update(spark: SparkSession, touched: DataFrame, low: datetime, high: datetim
         .join(F.broadcast(spans), "user_id")
         .where("event_ts BETWEEN low AND high")
     )
-    made = changes.kept(sessionized(events).withColumn("is_open", is_open(latest)).select(*SESSION_COLUMNS))
-    started = made.agg(F.collect_set(F.date_trunc("hour", "session_start_ts")).alias("hours")).first()
-    assert started is not None
-    gone = reached.join(made, list(IDENTITY), "left_anti").select(*SESSION_COLUMNS)
-    closed = candidates.where(~F.col("is_reached") & ~is_open(latest)).withColumn("is_open", F.lit(False))
-    _merge(
-        spark,
-        made.unionByName(closed.select(*SESSION_COLUMNS))
-        .withColumn("is_gone", F.lit(False))
-        .unionByName(gone.withColumn("is_gone", F.lit(True))),
-        min(low, found["first"] or low),
-        # A late event may take the place of a start that comes after it.
-        max(high, found["last"] or high),
-    )
-    return {*found["hours"], *started["hours"]}
+    others = candidates.where(~F.col("is_reached")).select(*SESSION_COLUMNS)
+    desired = sessionized(events).unionByName(others.drop("is_open")).withColumn("is_open", is_open(latest))
+    changed = changes.kept(changes.differences(desired, candidates.select(*SESSION_COLUMNS), IDENTITY))
+    extent = changed.agg(
+        F.min("session_start_ts").alias("low"),
+        F.max("session_start_ts").alias("high"),
+        F.flatten(F.collect_set(_hours())).alias("hours"),
+    ).first()
+    assert extent is not None
+    if extent["low"] is not None:
+        _merge(spark, changed, extent["low"], extent["high"])
+    return {*found["hours"], *extent["hours"]}
 
 
-def _merge(spark: SparkSession, sessions: DataFrame, low: datetime, high: datetime) -> None:
-    """Write these sessions, all of which start between two instants, by one MERGE; none if they are there already."""
-    same = " AND ".join(f"t.{name} <=> s.{name}" for name in SESSION_COLUMNS)
-    assignments = ", ".join(f"t.{name} = s.{name}" for name in SESSION_COLUMNS)
+def _hours() -> Column:
+    """Return all hours in which a session goes on.
+
+    Not only the one in which it starts. A run that was killed after the MERGE, and is repeated, does not see any more
+    where a session started before; but whatever has become of it, it lies within a session that is reached now.
+    """
+    first, last = F.date_trunc("hour", "session_start_ts"), F.date_trunc("hour", "session_end_ts")
+    return F.sequence(first, last, F.expr("INTERVAL 1 HOUR"))
+
+
+def _merge(spark: SparkSession, changed: DataFrame, low: datetime, high: datetime) -> None:
+    """Make these changes, of sessions that all start between two instants, by one MERGE."""
+    columns = ", ".join(SESSION_COLUMNS)
     spark.sql(
-        f"MERGE INTO {SESSIONS} AS t USING {{sessions}} AS s "
-        f"ON t.user_id = s.user_id AND t.session_start_ts = s.session_start_ts "
+        f"MERGE INTO {SESSIONS} AS t USING {{changed}} AS c "
+        "ON t.user_id = c.user_id AND t.session_start_ts = c.session_start_ts "
         f"AND {within('t.session_start_ts', low, high)} "
-        "WHEN MATCHED AND s.is_gone THEN DELETE "
-        f"WHEN MATCHED AND NOT ({same}) THEN UPDATE SET {assignments} "
-        f"WHEN NOT MATCHED AND NOT s.is_gone THEN INSERT ({', '.join(SESSION_COLUMNS)}) "
-        f"VALUES ({', '.join(f's.{name}' for name in SESSION_COLUMNS)})",
-        sessions=sessions,
+        f"WHEN MATCHED AND c.{changes.ACTION} = 'delete' THEN DELETE "
+        f"WHEN MATCHED THEN UPDATE SET {', '.join(f't.{name} = c.{name}' for name in SESSION_COLUMNS)} "
+        f"WHEN NOT MATCHED THEN INSERT ({columns}) VALUES ({', '.join(f'c.{name}' for name in SESSION_COLUMNS)})",
+        changed=changed,
     )

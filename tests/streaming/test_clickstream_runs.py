@@ -215,6 +215,28 @@ def test_an_event_may_come_at_any_time(traffic):
     )
 
 
+def test_a_start_that_moved_before_the_batch_was_killed_is_counted_out_of_its_hour(traffic, monkeypatch):
+    """Killed after the sessions and before the hours, and run again: by then nobody sees where the session began."""
+    streaming.create_tables(traffic.spark)
+    sent = [event("a", 65).value, event("a", 45).value]
+    schema = "value BINARY, topic STRING, partition INT, offset BIGINT, timestamp TIMESTAMP"
+    first, second = (
+        bronze.parsed(traffic.spark.createDataFrame([(value, "t", 0, at, datetime(2026, 2, 1))], schema))
+        for at, value in enumerate(sent)
+    )
+    queries.apply(first, 0)
+    hours = traffic.rows(TRAFFIC)
+    with monkeypatch.context() as killed:
+        killed.setattr(queries.traffic, "update", lambda *_: None)
+        queries.apply(second, 1)
+    assert traffic.rows(TRAFFIC) == hours
+    assert len(traffic.rows(SESSIONS)) == 1
+    before = traffic.versions()
+    queries.apply(second, 1)
+    traffic.assert_equal(computed(sent))
+    assert traffic.versions()[SESSIONS] == before[SESSIONS], "the sessions were there already"
+
+
 def test_a_session_is_open_until_others_move_on(traffic):
     def open_sessions() -> list[str]:
         return [user for user, *_ in traffic.rows(SESSIONS, where="is_open")]
