@@ -99,19 +99,32 @@ def merge(
     assert found is not None
     changed = Changed(found["insert"], found["update"], found["delete"])
     if changed.rows:
-        columns = [name for name in changes.columns if name not in (ACTION, *flags)]
-        same = " AND ".join(f"t.`{name}` = c.`{name}`" for name in identity)
-        spark.sql(
-            f"MERGE INTO {table} AS t USING {{changes}} AS c "
-            f"ON {same} AND {between(f't.`{first}`', found['low'], found['high'])} "
-            f"WHEN MATCHED AND c.{ACTION} = 'delete' THEN DELETE "
-            f"WHEN MATCHED AND c.{ACTION} = 'update' THEN UPDATE SET "
-            f"{', '.join(f't.`{name}` = c.`{name}`' for name in columns)} "
-            f"WHEN NOT MATCHED AND c.{ACTION} = 'insert' THEN INSERT ({', '.join(f'`{name}`' for name in columns)}) "
-            f"VALUES ({', '.join(f'c.`{name}`' for name in columns)})",
-            changes=changes.where(is_change),
-        )
+        write(spark, table, changes, identity, found["low"], found["high"], flags)
     return changed, {flag: int(found[flag] or 0) for flag in flags}
+
+
+def write(
+    spark: SparkSession,
+    table: str,
+    changes: DataFrame,
+    identity: Sequence[str],
+    low: object,
+    high: object,
+    flags: Sequence[str] = (),
+) -> None:
+    """Make changes by one MERGE, for who knows between which values the first column of their identity lies."""
+    columns = [name for name in changes.columns if name not in (ACTION, *flags)]
+    same = " AND ".join(f"t.`{name}` = c.`{name}`" for name in identity)
+    spark.sql(
+        f"MERGE INTO {table} AS t USING {{changes}} AS c "
+        f"ON {same} AND {between(f't.`{identity[0]}`', low, high)} "
+        f"WHEN MATCHED AND c.{ACTION} = 'delete' THEN DELETE "
+        f"WHEN MATCHED AND c.{ACTION} = 'update' THEN UPDATE SET "
+        f"{', '.join(f't.`{name}` = c.`{name}`' for name in columns)} "
+        f"WHEN NOT MATCHED AND c.{ACTION} = 'insert' THEN INSERT ({', '.join(f'`{name}`' for name in columns)}) "
+        f"VALUES ({', '.join(f'c.`{name}`' for name in columns)})",
+        changes=changes.where(F.col(ACTION).isNotNull()),
+    )
 
 
 def between(column: str, low: object, high: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pyspark.errors import PySparkException
@@ -31,6 +32,18 @@ def reason_for(rule: Rule, rows: DataFrame) -> Column:
     ]
     expected = F.lit(f"expected {rule.limit or rule.expectation}")
     return F.concat_ws(": ", F.concat_ws(", ", *values), expected)
+
+
+def examined(rows: DataFrame, rules: Sequence[Rule]) -> DataFrame:
+    """Add ``broken_rule STRING`` and ``reason STRING``: the first rule that a row breaks, NULL if it breaks none.
+
+    Rules of severity ``warn`` break nothing.
+    """
+    broken, reason = F.lit(None).cast("string"), F.lit(None).cast("string")
+    for rule in reversed([rule for rule in rules if rule.severity != "warn"]):
+        broken = F.when(is_broken(rule), F.lit(rule.name)).otherwise(broken)
+        reason = F.when(is_broken(rule), reason_for(rule, rows)).otherwise(reason)
+    return rows.withColumn("broken_rule", broken).withColumn("reason", reason)
 
 
 def named_in(expressions: list[str], columns: list[str]) -> list[str]:

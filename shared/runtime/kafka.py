@@ -38,6 +38,7 @@ from shared.runtime.process import (
     is_listening,
     launch,
     log_tail,
+    quoted,
     read_record,
     stop,
     write_record,
@@ -102,12 +103,12 @@ class Cluster:
         # On Databricks the Kafka client lives in a package of its own.
         shaded = "kafkashaded." if on_databricks() else ""
         login = f"{shaded}org.apache.kafka.common.security.plain.PlainLoginModule"
-        password = _java_string(self.secret.get_secret_value())
+        password = quoted(self.secret.get_secret_value())
         return {
             "kafka.bootstrap.servers": self.bootstrap_servers,
             "kafka.security.protocol": self.security_protocol,
             "kafka.sasl.mechanism": "PLAIN",
-            "kafka.sasl.jaas.config": f"{login} required username={_java_string(self.key)} password={password};",
+            "kafka.sasl.jaas.config": f"{login} required username={quoted(self.key)} password={password};",
         }
 
 
@@ -151,10 +152,6 @@ def named(settings: Settings | None = None) -> str | None:
 def _cluster(record: ServerRecord, settings: Settings) -> Cluster:
     key, secret = secrets.get(KEY, settings), secrets.get(SECRET, settings)
     return Cluster(f"{LOOPBACK}:{record.port}", key.get_secret_value(), secret, "SASL_PLAINTEXT", is_local=True)
-
-
-def _java_string(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 # --- the local broker ----------------------------------------------------------------------------------------------
@@ -271,8 +268,8 @@ def _broker_properties(port: int, key: str, secret: str) -> dict[str, str | int]
     controller_port = choose_port(0, "")
     login = (
         "org.apache.kafka.common.security.plain.PlainLoginModule required "
-        f"username={_java_string(key)} password={_java_string(secret)} "
-        f"{_java_string(f'user_{key}')}={_java_string(secret)};"
+        f"username={quoted(key)} password={quoted(secret)} "
+        f"{quoted(f'user_{key}')}={quoted(secret)};"
     )
     one_of_each = {
         f"{topic}.{name}": 1
@@ -469,12 +466,16 @@ def topic_identity(cluster: Cluster, topic: str = TOPIC) -> tuple[str, int]:
     try:
         described = client.describe_topics(TopicCollection([topic]))[topic].result(ANSWER_TIMEOUT)
     except KafkaException as error:
-        raise BrokerError(
-            f"Kafka at {cluster.bootstrap_servers} has no topic {topic}. "
-            f"Topics: {', '.join(sorted(known.topics)) or 'none'}.",
-            "`shopmetrics up` makes it on the local broker" if cluster.is_local else "make it in the cluster's console",
-        ) from error
+        raise _no_topic(cluster, topic, known) from error
     return str(described.topic_id), len(described.partitions)
+
+
+def _no_topic(cluster: Cluster, topic: str, known: ClusterMetadata) -> BrokerError:
+    return BrokerError(
+        f"Kafka at {cluster.bootstrap_servers} has no topic {topic}. "
+        f"Topics: {', '.join(sorted(known.topics)) or 'none'}.",
+        "`shopmetrics up` makes it on the local broker" if cluster.is_local else "make it in the cluster's console",
+    )
 
 
 def end_offsets(cluster: Cluster, topic: str = TOPIC) -> dict[int, int]:
@@ -486,10 +487,11 @@ def end_offsets(cluster: Cluster, topic: str = TOPIC) -> dict[int, int]:
     from confluent_kafka import KafkaException, TopicPartition
     from confluent_kafka.admin._listoffsets import OffsetSpec
 
-    client, _ = _asked(cluster, ANSWER_TIMEOUT)
-    _, partitions = topic_identity(cluster, topic)
+    client, known = _asked(cluster, ANSWER_TIMEOUT)
+    if topic not in known.topics:
+        raise _no_topic(cluster, topic, known)
     end: Any = OffsetSpec
-    latest = {TopicPartition(topic, number): end.latest() for number in range(partitions)}
+    latest = {TopicPartition(topic, number): end.latest() for number in known.topics[topic].partitions}
     try:
         answers = client.list_offsets(latest, request_timeout=ANSWER_TIMEOUT)
         return {place.partition: answer.result(ANSWER_TIMEOUT).offset for place, answer in answers.items()}

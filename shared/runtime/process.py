@@ -84,6 +84,11 @@ def choose_port(wanted: int, setting: str) -> int:
         return int(probe.getsockname()[1])
 
 
+def quoted(text: str) -> str:
+    """Return a text in double quotes, as Java's argument files and login configurations read it."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
 def is_listening(port: int) -> bool:
     """Whether something accepts connections on this loopback port."""
     with socket.socket() as probe:

@@ -35,6 +35,7 @@ from shared.runtime.process import (
     is_listening,
     launch,
     log_tail,
+    quoted,
     read_record,
     stop,
     write_record,
@@ -159,13 +160,9 @@ def java_command(
         options += ["--enable-native-access=ALL-UNNAMED"]
     options += extra
     options += [f"-D{key}={value}" for key, value in conf.items()]
-    lines = [_quoted(option) for option in [*options, "-cp", os.pathsep.join(map(str, jars)), MAIN_CLASS]]
+    lines = [quoted(option) for option in [*options, "-cp", os.pathsep.join(map(str, jars)), MAIN_CLASS]]
     write_private(argfile, "\n".join(lines) + "\n")
     return [str(java.executable), f"@{argfile}"]
-
-
-def _quoted(option: str) -> str:
-    return '"' + option.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def record_path(settings: Settings) -> Path:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
 
-from shared.rules import is_broken, reason_for
+from shared import rules
+from shared.rules import is_broken
 from shared.silver.events import payload
 
 if TYPE_CHECKING:
@@ -38,12 +39,7 @@ def examined(events: DataFrame, definition: TableDefinition) -> DataFrame:
 
     Rules of severity ``warn`` break nothing; :func:`counts` counts them.
     """
-    barring = [rule for rule in definition.gate if rule.severity != "warn"]
-    broken, reason = F.lit(None).cast("string"), F.lit(None).cast("string")
-    for rule in reversed(barring):
-        broken = F.when(is_broken(rule), F.lit(rule.name)).otherwise(broken)
-        reason = F.when(is_broken(rule), reason_for(rule, events)).otherwise(reason)
-    return events.withColumn("broken_rule", broken).withColumn("reason", reason)
+    return rules.examined(events, definition.gate)
 
 
 def accepted(events: DataFrame) -> DataFrame:

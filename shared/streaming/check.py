@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-import uuid
 from typing import TYPE_CHECKING
 
 from pyspark.errors import PySparkException
 
+from shared import catalog
 from shared.errors import ShopMetricsError, first_line
 from shared.runtime import kafka
 from shared.runtime.doctor import Finding
@@ -67,7 +67,7 @@ def connectivity(
             stream = (
                 bronze.read_topic(spark, cluster, topic)
                 .writeStream.format("noop")
-                .option("checkpointLocation", f"{scratch}/{uuid.uuid4().hex}")
+                .option("checkpointLocation", f"{scratch}/checkpoint")
                 .trigger(availableNow=True)
                 .start()
             )
@@ -80,7 +80,7 @@ def connectivity(
 
 
 def _scratch(settings: Settings) -> str:
-    directory = f"/Volumes/{settings.catalog}/bronze/raw_data" if on_databricks() else settings.checkpoints
-    if not on_databricks():
-        settings.checkpoints.mkdir(parents=True, exist_ok=True)
-    return str(directory)
+    if on_databricks():
+        return catalog.volume_path(settings)
+    settings.checkpoints.mkdir(parents=True, exist_ok=True)
+    return str(settings.checkpoints)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from pyspark.sql import Observation
 from pyspark.sql import functions as F
 
+from shared import rules
 from shared.catalog import sql_literal
-from shared.rules import is_broken, reason_for
 from shared.silver.gate import QUARANTINE, QUARANTINE_COLUMNS
 from shared.streaming.contracts import EVENT_COLUMNS, EVENTS, RULES
 
@@ -20,11 +20,7 @@ if TYPE_CHECKING:
 
 def examined(messages: DataFrame) -> DataFrame:
     """Add ``broken_rule STRING`` and ``reason STRING``: the first rule that a message breaks, else NULL."""
-    broken, reason = F.lit(None).cast("string"), F.lit(None).cast("string")
-    for rule in reversed(RULES):
-        broken = F.when(is_broken(rule), F.lit(rule.name)).otherwise(broken)
-        reason = F.when(is_broken(rule), reason_for(rule, messages)).otherwise(reason)
-    return messages.withColumn("broken_rule", broken).withColumn("reason", reason)
+    return rules.examined(messages, RULES)
 
 
 def accepted(messages: DataFrame) -> DataFrame:

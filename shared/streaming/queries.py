@@ -57,7 +57,7 @@ _STREAMING = {
 
 @dataclass(frozen=True)
 class Stream:
-    """One stream: its name, the tables that it alone writes, and what it is told to do."""
+    """One stream: its name, and the tables that it alone writes."""
 
     name: str
     tables: tuple[str, ...]

@@ -119,7 +119,7 @@ def update(spark: SparkSession, touched: DataFrame, low: datetime, high: datetim
     ).first()
     assert extent is not None
     if extent["low"] is not None:
-        _merge(spark, changed, extent["low"], extent["high"])
+        changes.write(spark, SESSIONS, changed, IDENTITY, extent["low"], extent["high"])
     return {*found["hours"], *extent["hours"]}
 
 
@@ -131,17 +131,3 @@ def _hours() -> Column:
     """
     first, last = F.date_trunc("hour", "session_start_ts"), F.date_trunc("hour", "session_end_ts")
     return F.sequence(first, last, F.expr("INTERVAL 1 HOUR"))
-
-
-def _merge(spark: SparkSession, changed: DataFrame, low: datetime, high: datetime) -> None:
-    """Make these changes, of sessions that all start between two instants, by one MERGE."""
-    columns = ", ".join(SESSION_COLUMNS)
-    spark.sql(
-        f"MERGE INTO {SESSIONS} AS t USING {{changed}} AS c "
-        "ON t.user_id = c.user_id AND t.session_start_ts = c.session_start_ts "
-        f"AND {within('t.session_start_ts', low, high)} "
-        f"WHEN MATCHED AND c.{changes.ACTION} = 'delete' THEN DELETE "
-        f"WHEN MATCHED THEN UPDATE SET {', '.join(f't.{name} = c.{name}' for name in SESSION_COLUMNS)} "
-        f"WHEN NOT MATCHED THEN INSERT ({columns}) VALUES ({', '.join(f'c.{name}' for name in SESSION_COLUMNS)})",
-        changed=changed,
-    )
