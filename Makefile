@@ -13,7 +13,7 @@ help:
 	@echo "make setup      prepare everything, run nothing"
 	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make lint       check style and types"
-	@echo "make bench      measure, and write docs/performance.md; an hour"
+	@echo "make bench      measure, and write docs/performance.md; two hours"
 	@echo "make notebooks  execute the notebooks and store their outputs"
 	@echo "make lock       renew constraints.txt"
 	@echo "make clean      remove what was installed and built; data stay"

@@ -157,10 +157,53 @@ fast.
 """
 
 
+def streaming_section(figures: dict[str, Any], soaked: dict[str, Any] | None) -> str:
+    """Part (d)."""
+    rows = []
+    for one in figures["live"]:
+        warm = one["warm"]
+        numbers = (warm["median"], warm["p99"], warm["max"], warm["batch seconds"])
+        rows.append([f"{one['rate']:g}", *(f"{number:.1f}" for number in numbers)])
+    head = ["events/s", "median, s", "99 of 100 within, s", "all within, s", "a micro-batch, s"]
+    caught = figures["catch-up"]
+    rates = {name: f"{caught[name]['messages/s']:,} messages/s" for name in ("Kafka to bronze", "Kafka to gold")}
+    memory = ", ".join(f"{name} {mb:,} MB" for name, mb in figures["memory"].items())
+    return f"""## The clickstream
+
+Live: seconds from the producer's timestamp to the row in gold, after a warm-up.
+
+{table(head, rows)}
+
+Catching up with {caught["messages"]:,} messages: {rates["Kafka to bronze"]} from Kafka to bronze, \
+{rates["Kafka to gold"]} through to gold. Resident memory afterwards: {memory}.
+{soak_text(soaked) if soaked else ""}"""
+
+
+def soak_text(figures: dict[str, Any]) -> str:
+    """Return what an hour, or less, of steady traffic did to lag, latency and memory."""
+    minutes = figures["soak"]
+    tenths = [minutes[len(minutes) * tenth // 10] for tenth in range(2, 10, 2)] + minutes[-1:]
+    rows = [
+        [
+            f"{one['minute']}",
+            f"{one['lag']:,}",
+            f"{one['median'] or 0:.1f}",
+            *(f"{mb:,}" for mb in one["engine, broker MB"]),
+        ]
+        for one in tenths
+    ]
+    return f"""
+{len(minutes)} minutes at {figures["rate"]:g} events/s:
+
+{table(["minute", "lag, messages", "median, s", "engine, MB", "broker, MB"], rows)}
+"""
+
+
 def main(
     scale: Annotated[list[float] | None, typer.Option(help="Scales of the batch; 100 is 10 million orders.")] = None,
     day: Annotated[list[int] | None, typer.Option(help="Days whose notebooks are measured.")] = None,
     runs: Annotated[int, typer.Option(help="Runs of each kind; medians are shown.")] = 3,
+    soak: Annotated[float, typer.Option(help="Minutes of steady clickstream at 200 events/s; 0 leaves it out.")] = 60.0,
 ) -> None:
     """Measure everything and write the document."""
     console = Console()
@@ -173,17 +216,21 @@ def main(
         for one in scales
     ]  # fmt: skip
     generation = run(console, "generation", "--scale", f"{min(scales[-1], 100):g}")
+    clicks = run(console, "streaming")
+    soaked = run(console, "streaming", "--soak", f"{soak * 60:g}", "--rate", "200") if soak else None
+    command = " ".join(["python -m benchmarks.report", *sys.argv[1:]])
     parts = [
         f"""# Performance
 
-Written by `make bench` on {datetime.now(UTC):%Y-%m-%d}. Machines differ and are shared: compare the ratios, which were
-seen in one run, and measure on your own.
+Written by `{command}` on {datetime.now(UTC):%Y-%m-%d}. Machines differ and are shared:
+compare the ratios, which were seen in one run, and measure on your own.
 
 {machine()}
 """,
         notebooks_section(notebooks),
         batch_section(batches),
         generators_section(generation),
+        streaming_section(clicks, soaked),
     ]
     DOCUMENT.write_text("\n".join(parts), encoding="utf-8")
     console.print(f"written: {DOCUMENT}")

@@ -109,7 +109,14 @@ def soak(spark: Any, console: Console, rate: float, seconds: float) -> list[dict
             time.sleep(60)
             status, servers = stream.status(), (engine.running(), kafka.running())
             memory = [round(server.memory_mb()) if server else 0 for server in servers]
-            minutes.append({"lag": status.lag, "median": status.latency_median, "engine, broker MB": memory})
+            minutes.append(
+                {
+                    "minute": len(minutes) + 1,
+                    "lag": status.lag,
+                    "median": status.latency_median,
+                    "engine, broker MB": memory,
+                }
+            )
             console.print(minutes[-1])
     return minutes
 
@@ -141,7 +148,7 @@ def main(
             kafka.connect()
             streaming.create_tables(spark)
             if soaking:
-                figures["soak"] = soak(spark, console, rate[-1], soaking)
+                figures |= {"rate": rate[-1], "soak": soak(spark, console, rate[-1], soaking)}
             else:
                 figures["live"] = [live(spark, console, one, seconds) for one in rate]
                 if messages:

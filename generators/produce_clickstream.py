@@ -276,8 +276,9 @@ class _Sender:
             {
                 "enable.idempotence": True,
                 "acks": "all",
-                # The partition that Kafka's own clients choose for a key.
-                "partitioner": "murmur2_random",
+                # The partition that Kafka's own clients choose for a key. What has none goes to one partition, always
+                # the same, so that a replay fills the partitions alike.
+                "partitioner": "murmur2",
                 "compression.type": "lz4",
                 "linger.ms": 5 if prompt else 20,
                 "message.timeout.ms": round(_DELIVERY_TIMEOUT * 1_000),
@@ -299,7 +300,9 @@ class _Sender:
         deadline = time.monotonic() + _CONNECT_TIMEOUT
         while True:
             try:
-                topics = sorted(self._producer.list_topics(timeout=1.0).topics)
+                topics = sorted(
+                    name for name in self._producer.list_topics(timeout=1.0).topics if not name.startswith("__")
+                )
                 break
             except KafkaException as error:
                 self._producer.poll(0)

@@ -53,6 +53,10 @@ DAYS = (
     Day(7, "gold_daily_sales", "Daily sales", week=2, minutes=60),
     Day(8, "gold_customer_ltv", "Customer lifetime value", week=2, minutes=45),
     Day(9, "gold_product_performance", "Product performance", week=2, minutes=75),
+    Day(10, "kafka_cluster", "Kafka", week=2, minutes=60),
+    Day(11, "clickstream_producer", "Clickstream producer", week=2, minutes=60),
+    Day(12, "streaming_bronze", "Streaming bronze", week=2, minutes=60),
+    Day(13, "streaming_silver_gold", "Streaming silver and gold", week=2, minutes=90),
 )
 """Every day that is built, in order."""
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import re
 import textwrap
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Sequence
@@ -340,7 +341,9 @@ def expect_error(*kinds: type[BaseException], lines: int | None = None) -> Itera
 
 def _portable(string: str) -> str:
     home, checkout = str(get_settings().home), str(CHECKOUT)
-    return string.replace(home, "$SHOPMETRICS_HOME").replace(checkout + "/", "")
+    string = string.replace(home, "$SHOPMETRICS_HOME").replace(checkout + "/", "")
+    # A server of this machine has another port on each.
+    return re.sub(r"(?<![\d.])127\.0\.0\.1:\d+\b", "127.0.0.1:PORT", string)
 
 
 def put_table(table: Table) -> None:

@@ -23,8 +23,8 @@ from typing import IO, Any
 import psutil
 
 from shared.errors import CourseError
+from shared.runtime import kafka, spark
 from shared.runtime.process import read_record
-from shared.runtime.spark import record_path
 from shared.settings import PREFIX, Settings
 
 KERNEL_NAME = "python3"
@@ -150,7 +150,7 @@ def execute(
     # What the kernel process itself says, as opposed to a cell: its last words, if it dies.
     with (
         tempfile.TemporaryFile() as stderr,
-        PeakMemory(lambda: [*pids, *_engine_pid(settings)]) as memory,
+        PeakMemory(lambda: [*pids, *_server_pids(settings)]) as memory,
     ):
         try:
             papermill_engines.execute_notebook_with_engine(
@@ -227,9 +227,9 @@ def _kernel_manager(variables: dict[str, str], pids: list[int], stderr: IO[bytes
     return Manager
 
 
-def _engine_pid(settings: Settings) -> list[int]:
-    record = read_record(record_path(settings))
-    return [record.pid] if record else []
+def _server_pids(settings: Settings) -> list[int]:
+    records = (read_record(path(settings)) for path in (spark.record_path, kafka.record_path))
+    return [record.pid for record in records if record]
 
 
 class PeakMemory(AbstractContextManager["PeakMemory"]):

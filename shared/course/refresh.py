@@ -75,7 +75,7 @@ def refresh(days: Sequence[Day] | None = None, console: Console | None = None) -
     Raises:
         CourseError: if a cell fails; or if a figure needs a picture and no browser is found to draw it.
     """
-    from shared.runtime import spark
+    from shared.runtime import kafka, spark
 
     chosen = select() if days is None else tuple(days)
     changed = []
@@ -96,6 +96,7 @@ def refresh(days: Sequence[Day] | None = None, console: Console | None = None) -
                     console.print(f"{day.notebook.name:<40} {execution.seconds:6.1f} s  {state}", highlight=False)
         finally:
             spark.down(settings)
+            kafka.down(settings)
     return changed
 
 

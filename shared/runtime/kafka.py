@@ -451,6 +451,40 @@ def create_topic(
             f"The topic {topic} cannot be made at {cluster.bootstrap_servers}: {error.args[0].str()}.",
             "the key needs the right to create topics, or the topic can be made in the cluster's console",
         ) from error
+    # The answer comes before brokers and clients know of the topic, and who asks at once is told that there is none.
+    deadline = time.monotonic() + ANSWER_TIMEOUT
+    while topic not in client.list_topics(timeout=ANSWER_TIMEOUT).topics and time.monotonic() < deadline:
+        pass
+    end_offsets(cluster, topic)
+    return True
+
+
+def delete_topic(cluster: Cluster, topic: str = TOPIC) -> bool:
+    """Make sure that a topic is gone, with all its messages. Returns whether it was there.
+
+    Raises:
+        BrokerError: if the cluster does not answer, refuses, or still names the topic after some seconds.
+    """
+    from confluent_kafka import KafkaException
+
+    client, known = _asked(cluster, ANSWER_TIMEOUT)
+    if topic not in known.topics:
+        return False
+    try:
+        client.delete_topics([topic])[topic].result(ANSWER_TIMEOUT)
+    except KafkaException as error:
+        raise BrokerError(
+            f"The topic {topic} cannot be removed at {cluster.bootstrap_servers}: {error.args[0].str()}.",
+            "the key needs the right to delete topics, or the topic can be removed in the cluster's console",
+        ) from error
+    # The answer comes before the brokers have forgotten it; a topic made meanwhile would be refused.
+    deadline = time.monotonic() + ANSWER_TIMEOUT
+    while topic in client.list_topics(timeout=ANSWER_TIMEOUT).topics:
+        if time.monotonic() >= deadline:
+            raise BrokerError(
+                f"Kafka at {cluster.bootstrap_servers} still names {topic} {ANSWER_TIMEOUT:g} s after its removal.",
+                "see whether the broker is well: `shopmetrics doctor`",
+            )
     return True
 
 
@@ -470,10 +504,28 @@ def topic_identity(cluster: Cluster, topic: str = TOPIC) -> tuple[str, int]:
     return str(described.topic_id), len(described.partitions)
 
 
+def topic_config(cluster: Cluster, topic: str = TOPIC) -> dict[str, str]:
+    """Return how a topic is set up, by the names that Kafka gives its settings, such as ``retention.ms``.
+
+    Raises:
+        BrokerError: if the cluster does not answer, or has no such topic.
+    """
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin._config import ConfigResource
+
+    client, known = _asked(cluster, ANSWER_TIMEOUT)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
+    try:
+        entries = client.describe_configs([resource])[resource].result(ANSWER_TIMEOUT)
+    except KafkaException as error:
+        raise _no_topic(cluster, topic, known) from error
+    return {name: entry.value for name, entry in entries.items()}
+
+
 def _no_topic(cluster: Cluster, topic: str, known: ClusterMetadata) -> BrokerError:
     return BrokerError(
         f"Kafka at {cluster.bootstrap_servers} has no topic {topic}. "
-        f"Topics: {', '.join(sorted(known.topics)) or 'none'}.",
+        f"Topics: {', '.join(sorted(name for name in known.topics if not name.startswith('__'))) or 'none'}.",
         "`shopmetrics up` makes it on the local broker" if cluster.is_local else "make it in the cluster's console",
     )
 
@@ -484,7 +536,7 @@ def end_offsets(cluster: Cluster, topic: str = TOPIC) -> dict[int, int]:
     Raises:
         BrokerError: if the cluster does not answer, or has no such topic.
     """
-    from confluent_kafka import KafkaException, TopicPartition
+    from confluent_kafka import KafkaError, KafkaException, TopicPartition
     from confluent_kafka.admin._listoffsets import OffsetSpec
 
     client, known = _asked(cluster, ANSWER_TIMEOUT)
@@ -492,11 +544,16 @@ def end_offsets(cluster: Cluster, topic: str = TOPIC) -> dict[int, int]:
         raise _no_topic(cluster, topic, known)
     end: Any = OffsetSpec
     latest = {TopicPartition(topic, number): end.latest() for number in known.topics[topic].partitions}
-    try:
-        answers = client.list_offsets(latest, request_timeout=ANSWER_TIMEOUT)
-        return {place.partition: answer.result(ANSWER_TIMEOUT).offset for place, answer in answers.items()}
-    except KafkaException as error:
-        raise BrokerError(
-            f"Kafka at {cluster.bootstrap_servers} does not say how far {topic} is: {error.args[0].str()}.",
-            "see whether the broker is well: `shopmetrics doctor`",
-        ) from error
+    not_yet = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART)
+    deadline = time.monotonic() + ANSWER_TIMEOUT
+    while True:
+        try:
+            answers = client.list_offsets(latest, request_timeout=ANSWER_TIMEOUT)
+            return {place.partition: answer.result(ANSWER_TIMEOUT).offset for place, answer in answers.items()}
+        except KafkaException as error:
+            # A topic that was just made, or a broker that was just started, has no leaders yet.
+            if error.args[0].code() not in not_yet or time.monotonic() >= deadline:
+                raise BrokerError(
+                    f"Kafka at {cluster.bootstrap_servers} does not say how far {topic} is: {error.args[0].str()}.",
+                    "see whether the broker is well: `shopmetrics doctor`",
+                ) from error

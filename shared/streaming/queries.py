@@ -10,11 +10,14 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
 from pyspark.sql import functions as F
 
 from shared import catalog, changes
@@ -202,18 +205,47 @@ def reset(spark: SparkSession, table: str, settings: Settings | None = None) -> 
     """Remove a table of the clickstream with its stream's other tables, all made from them, and the checkpoints.
 
     Never a table without its checkpoint: without its checkpoint a table would be filled twice, without its table a
-    checkpoint would skip every record. Returns the names of the tables removed; the next run makes them anew.
+    checkpoint would skip every record. What the stream to gold has set aside and logged goes too. Returns the names
+    of the tables that events pass through and that were removed; the next run makes them anew.
+
+    Raises:
+        PipelineError: if the streams run in another process.
     """
     settings = settings or get_settings()
     first = next(number for number, stream in enumerate(STREAMS) if table in stream.tables)
     removed = [name for stream in STREAMS[first:] for name in stream.tables]
-    for stream in reversed(STREAMS[first:]):
-        shutil.rmtree(stream.checkpoint(settings), ignore_errors=True)
-        for name in stream.tables:
-            catalog.drop_table(spark, name, settings)
-    if EVENTS in removed and catalog.table_exists(spark, QUARANTINE):
-        spark.sql(f"DELETE FROM {QUARANTINE} WHERE table_name = {catalog.sql_literal(EVENTS)}")
+    with alone(settings):
+        for stream in reversed(STREAMS[first:]):
+            shutil.rmtree(stream.checkpoint(settings), ignore_errors=True)
+            for name in stream.tables:
+                catalog.drop_table(spark, name, settings)
+        # The log counts the micro-batches of the checkpoint that is gone; the next one begins at 0 again.
+        catalog.drop_table(spark, LOG, settings)
+        if catalog.table_exists(spark, QUARANTINE):
+            spark.sql(f"DELETE FROM {QUARANTINE} WHERE table_name = {catalog.sql_literal(EVENTS)}")
     return removed
+
+
+@contextmanager
+def alone(settings: Settings) -> Iterator[None]:
+    """Let nobody else run the streams of this home, or reset them, meanwhile.
+
+    Raises:
+        PipelineError: if another process does.
+    """
+    settings.run.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(settings.run / "stream.lock")
+    try:
+        lock.acquire(timeout=1.0)
+    except Timeout:
+        raise PipelineError(
+            "The streams of this home already run in another process.",
+            "end that one (Ctrl-C, where `shopmetrics stream run --live` runs), then run again",
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _triggered(writer: Any, interval: float | None) -> Any:

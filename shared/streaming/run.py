@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
 from pyspark.errors import PySparkException, StreamingQueryException
 from pyspark.sql import functions as F
 
@@ -104,7 +103,7 @@ def run(
         ...     print(table.table_name, table.rows_changed)
     """
     settings = settings or get_settings()
-    with _alone(settings):
+    with queries.alone(settings):
         cluster = cluster or kafka.connect(settings)
         with _accounted(spark) as account:
             query = queries.start_bronze(spark, cluster, settings, topic=topic)
@@ -147,7 +146,7 @@ class Live:
         """What the streams did, once they have ended."""
 
     def __enter__(self) -> Live:
-        self._lock = _alone(self._settings)
+        self._lock = queries.alone(self._settings)
         self._lock.__enter__()
         try:
             self._cluster = self._given or kafka.connect(self._settings)
@@ -291,24 +290,6 @@ def _accounted(spark: SparkSession) -> Iterator[_Account]:
 def _last_batch(spark: SparkSession) -> int:
     row = spark.table(LOG).agg(F.max("batch_id").alias("last")).first()
     return int(row["last"]) if row is not None and row["last"] is not None else -1
-
-
-@contextmanager
-def _alone(settings: Settings) -> Iterator[None]:
-    """Let nobody else run the streams of this home meanwhile."""
-    settings.run.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(settings.run / "stream.lock")
-    try:
-        lock.acquire(timeout=1.0)
-    except Timeout:
-        raise PipelineError(
-            "The streams of this home already run in another process.",
-            "end that one (Ctrl-C, where `shopmetrics stream run --live` runs), then run again",
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _finish(query: StreamingQuery, check: Callable[[], Any]) -> None:

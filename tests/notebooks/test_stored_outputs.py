@@ -9,7 +9,7 @@ from hygiene import code
 from shared.course.days import DAYS, Day
 from shared.course.execution import read
 from shared.course.refresh import default_settings
-from shared.runtime import spark
+from shared.runtime import kafka, spark
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +20,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Compared]:
         return compare([day.notebook for day in DAYS], settings, scratch)
     finally:
         spark.down(settings)
+        kafka.down(settings)
 
 
 @pytest.mark.parametrize("day", DAYS, ids=lambda day: day.name)

@@ -2,4 +2,5 @@
 
 from shared.course.contracts import gold as gold
 from shared.course.contracts import silver as silver
+from shared.course.contracts import streaming as streaming
 from shared.course.contracts import week1 as week1
