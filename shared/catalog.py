@@ -193,6 +193,9 @@ def changes_since(spark: SparkSession, table: str, version: int) -> dict[str, in
         for what, (alone, in_merge) in names.items():
             # A MERGE counts under numOutputRows the rows that it copied, too.
             counts[what] += int(metrics.get(in_merge if commit.operation == "MERGE" else alone, 0))
+        if commit.operation == "WRITE":
+            # So does an overwrite of some rows.
+            counts["inserted"] -= int(metrics.get("numCopiedRows", 0))
     return counts
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import functions as F
@@ -137,6 +137,9 @@ def between(column: str, low: object, high: object) -> str:
 def _literal(value: object) -> str:
     if isinstance(value, str):
         return sql_literal(value)
+    if isinstance(value, datetime):
+        # Rows have an instant in this machine's local time, without a zone.
+        return f"TIMESTAMP {sql_literal(value.astimezone(UTC).isoformat(sep=' '))}"
     return f"TIMESTAMP {sql_literal(str(value))}" if isinstance(value, date) else str(value)
 
 

@@ -220,8 +220,9 @@ def start(settings: Settings, jvm_options: list[str] | None = None) -> ServerRec
         jvm_options = startup_cache.use(cache) if settings.startup_cache else []
     log = settings.run / "engine.log"
     command = java_command(settings, java, jars, conf, jvm_options, settings.run / "engine.args")
-    # Python that runs inside the engine, such as the steps of a stream, is the Python that this is.
-    child = launch(command, log, settings.run, {"PYSPARK_PYTHON": sys.executable})
+    # Python that runs inside the engine, such as the steps of a stream, is the Python that this is. Rows come to it in
+    # its local time, in which an hour of the autumn is there twice.
+    child = launch(command, log, settings.run, {"PYSPARK_PYTHON": sys.executable, "TZ": "UTC"})
     record = _await(child, port, token, " ".join(command), settings, log)
     try:
         # The in-memory catalog starts seconds sooner than a Hive metastore, and the directories are the truth.
@@ -302,8 +303,10 @@ def connect(settings: Settings | None = None) -> SparkSession:
     known_address, session = _sessions.get(engine, ("", None))
     if session is None or known_address != address or session.is_stopped:  # type: ignore[attr-defined]
         if session is not None:
-            # Its engine is gone. Left open it would stay pyspark's default session, and be asked in place of the new.
+            # Its engine is gone: closed first, so that stopping it asks nobody. Not stopped, it would stay pyspark's
+            # default session, of which checkpoints are asked in place of the new one.
             session.client.close()  # type: ignore[attr-defined]
+            session.stop()
         session = _session_at(address)
         if remote:
             _prepare(session, settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC
 from typing import TYPE_CHECKING
 
 from pyspark.sql import Observation
@@ -80,5 +81,5 @@ def within(column: str, low: datetime, high: datetime) -> str:
 
 
 def instant(moment: datetime) -> str:
-    """Return an instant as a SQL literal; without a zone it is UTC, as everywhere here."""
-    return f"TIMESTAMP {sql_literal(moment.isoformat(sep=' '))}"
+    """Return an instant as a SQL literal, in UTC. Without a zone it is this machine's local time, as rows have it."""
+    return f"TIMESTAMP {sql_literal(moment.astimezone(UTC).isoformat(sep=' '))}"

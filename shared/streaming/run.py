@@ -320,6 +320,9 @@ def _finish(query: StreamingQuery, check: Callable[[], Any]) -> None:
 
 def _failed(name: str, error: BaseException | None) -> PipelineError:
     text = str(error)
+    if isinstance(error, StreamingQueryException):
+        # A sink may wrap what a task said; only the causes below it name Kafka then.
+        text += f"\n{error.getStackTrace() or ''}"
     if any(sign.lower() in text.lower() for sign in _DATA_LOSS):
         return PipelineError(
             f"The stream {name} has ended: messages that were never read are gone from the topic, because Kafka kept "

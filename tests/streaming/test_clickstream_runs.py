@@ -431,7 +431,11 @@ def test_tables_and_checkpoints_come_and_go_together(traffic):
     refused(f"belongs to another topic {traffic.topic}")
 
 
-def test_messages_that_are_gone_before_they_were_read_stop_the_stream(traffic):
+@pytest.mark.parametrize("partitions", [3, 1])
+def test_messages_that_are_gone_before_they_were_read_stop_the_stream(traffic, partitions: int):
+    # Of one partition the first task is the one that fails, and Delta tells its failure in other words.
+    kafka.delete_topic(traffic.cluster, traffic.topic)
+    kafka.create_topic(traffic.cluster, traffic.topic, partitions)
     traffic.send(event("a", 0), event("b", 1), event("c", 2))
     traffic.run()
     held = traffic.rows(BRONZE)
