@@ -92,6 +92,18 @@ def test_a_killed_server_is_replaced_and_its_tables_are_still_there(home):
     session.stop()
 
 
+def test_a_process_whose_engine_was_killed_keeps_rows_in_the_new_one(home):
+    # pyspark asks the process's default session for them: it must not be the one whose engine is gone.
+    code = (
+        "import shared; from shared import changes; from shared.runtime import spark as engine\n"
+        "shared.connect(); victim = engine.running().process(); victim.kill(); victim.wait(30)\n"
+        "assert changes.kept(shared.connect().range(3)).count() == 3"
+    )
+    process = in_new_process(home, code)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+
+
 def test_a_process_that_is_alive_but_does_not_answer_is_replaced(home):
     first = engine.up(home)
     deaf = json.loads(engine.record_path(home).read_text()) | {"port": 1}
