@@ -152,8 +152,12 @@ def kept(frame: DataFrame) -> DataFrame:
     """
     if on_databricks():
         return frame
+    session: Any = frame.sparkSession
+    # The answer is read by the process's default session. There is none after that was a session to another home's
+    # engine, which has ended.
+    type(session)._set_default_and_active_session(session)
     # Not eagerly: the first question that is asked of it computes it, which is one job less.
     checkpoint: Any = frame.localCheckpoint(eager=False)
     # pyspark gives it to the process's default session, which may be a session to the engine of another home.
-    checkpoint._session = checkpoint._plan._spark_session = frame.sparkSession
+    checkpoint._session = checkpoint._plan._spark_session = session
     return checkpoint  # type: ignore[no-any-return]
