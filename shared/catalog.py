@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -299,3 +300,8 @@ def _require(spark: SparkSession, table: str) -> None:
 def sql_literal(text: str) -> str:
     """Return a text as a SQL string literal."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def instant(moment: datetime) -> str:
+    """Return an instant as a SQL literal, in UTC. Without a zone it is this machine's local time, as rows have it."""
+    return f"TIMESTAMP {sql_literal(moment.astimezone(UTC).isoformat(sep=' '))}"

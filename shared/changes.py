@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import functions as F
 
-from shared.catalog import sql_literal
+from shared.catalog import instant, sql_literal
 from shared.settings import on_databricks
 
 if TYPE_CHECKING:
@@ -138,8 +138,7 @@ def _literal(value: object) -> str:
     if isinstance(value, str):
         return sql_literal(value)
     if isinstance(value, datetime):
-        # Rows have an instant in this machine's local time, without a zone.
-        return f"TIMESTAMP {sql_literal(value.astimezone(UTC).isoformat(sep=' '))}"
+        return instant(value)
     return f"TIMESTAMP {sql_literal(str(value))}" if isinstance(value, date) else str(value)
 
 

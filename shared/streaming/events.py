@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC
 from typing import TYPE_CHECKING
 
 from pyspark.sql import Observation
 from pyspark.sql import functions as F
 
 from shared import rules
-from shared.catalog import sql_literal
+from shared.catalog import instant
 from shared.silver.gate import QUARANTINE, QUARANTINE_COLUMNS
 from shared.streaming.contracts import EVENT_COLUMNS, EVENTS, RULES
 
@@ -78,8 +77,3 @@ def set_aside(spark: SparkSession, rows: DataFrame) -> None:
 def within(column: str, low: datetime, high: datetime) -> str:
     """Return the condition that an instant lies between two others, which files' statistics can answer."""
     return f"{column} BETWEEN {instant(low)} AND {instant(high)}"
-
-
-def instant(moment: datetime) -> str:
-    """Return an instant as a SQL literal, in UTC. Without a zone it is this machine's local time, as rows have it."""
-    return f"TIMESTAMP {sql_literal(moment.astimezone(UTC).isoformat(sep=' '))}"

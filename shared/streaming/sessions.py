@@ -15,8 +15,9 @@ from pyspark.sql import Window
 from pyspark.sql import functions as F
 
 from shared import changes
+from shared.catalog import instant
 from shared.streaming.contracts import EVENTS, FUNNEL, GAP_MINUTES, SESSION_COLUMNS, SESSIONS
-from shared.streaming.events import instant, within
+from shared.streaming.events import within
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from pyspark.sql import functions as F
 
 from shared import catalog
+from shared.catalog import instant
 from shared.streaming.contracts import EVENTS, SESSIONS, TRAFFIC, TRAFFIC_COLUMNS
-from shared.streaming.events import instant
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession

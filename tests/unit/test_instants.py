@@ -8,8 +8,9 @@ from datetime import UTC, date, datetime
 
 import pytest
 
+from shared.catalog import instant
 from shared.changes import between
-from shared.streaming.events import instant, within
+from shared.streaming.events import within
 
 NINE = datetime(2026, 1, 1, 9, 15, 2, 481000, tzinfo=UTC)
 """As text: 2026-01-01 09:15:02.481000+00:00."""
