@@ -7,6 +7,7 @@ anywhere before, the next run starts from the same place and ends in the same ta
 
 from __future__ import annotations
 
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -18,10 +19,10 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pyspark.errors import PySparkException
 
-from shared import catalog, run_log
+from shared import catalog, changes, run_log
 from shared.changes import Changed
 from shared.control_table import ControlTable, Definition
-from shared.errors import MetadataError, PipelineError, ShopMetricsError, first_line
+from shared.errors import CatalogError, MetadataError, PipelineError, ShopMetricsError, first_line
 from shared.run_log import LastRuns, Read, RuleResult, TableRun
 
 if TYPE_CHECKING:
@@ -99,6 +100,8 @@ class LayerRun(ABC, Generic[D]):
         self.done: dict[str, TableRun] = {}
         self.states: dict[str, State] = {}
         self.last: dict[str, LastRuns] = {}
+        self.feeds: dict[tuple[str, int, int], DataFrame] = {}
+        self._reading_a_feed = threading.Lock()
 
     @abstractmethod
     def make_anew(self, work: Work[D]) -> None:
@@ -136,7 +139,10 @@ class LayerRun(ABC, Generic[D]):
 
     def state_of(self, table: str) -> State | None:
         """Return how a table stands now, None if there is none."""
-        return State(*catalog.identity(self.spark, table)) if catalog.table_exists(self.spark, table) else None
+        try:
+            return State(*catalog.identity(self.spark, table))
+        except CatalogError:
+            return None
 
     def has_columns_of(self, table: str, rows: DataFrame) -> bool:
         """Whether a table has the names and types of these rows, in their order."""
@@ -152,14 +158,21 @@ class LayerRun(ABC, Generic[D]):
         return self.spark.read.option("versionAsOf", str(version)).table(table)
 
     def change_feed(self, table: str, after: int | None, through: int) -> DataFrame:
-        """Return a table's change data feed after one version through another."""
+        """Return a table's change data feed after one version through another, read once for all who ask in this run.
+
+        Each mention of a feed in a plan makes Spark read the commits of the log again: kept, it is read once.
+        """
         assert after is not None
-        return (
-            self.spark.read.option("readChangeFeed", "true")
-            .option("startingVersion", after + 1)
-            .option("endingVersion", through)
-            .table(table)
-        )
+        with self._reading_a_feed:
+            if (table, after, through) not in self.feeds:
+                feed = (
+                    self.spark.read.option("readChangeFeed", "true")
+                    .option("startingVersion", after + 1)
+                    .option("endingVersion", through)
+                    .table(table)
+                )
+                self.feeds[table, after, through] = changes.kept(feed)
+        return self.feeds[table, after, through]
 
     def _run_table(self, definition: D) -> TableRun:
         started, clock = datetime.now(UTC), time.perf_counter()

@@ -46,6 +46,11 @@ class Settings(BaseSettings):
     server_cores: int = Field(
         0, ge=0, description="cores the Spark server may use; 0 means all that this process may use"
     )
+    spark_conf: str = Field(
+        "",
+        pattern=r"^(spark\.[\w.]+=\S*( +|$))*$",
+        description="further Spark settings of the server, separated by spaces: spark.x=1 spark.y=2",
+    )
     spark_port: int = Field(0, ge=0, le=65535, description="port of the Spark server; 0 picks a free one")
     kafka_port: int = Field(0, ge=0, le=65535, description="port of the local Kafka broker; 0 picks a free one")
     start_timeout: float = Field(90.0, gt=0, description="seconds to wait for a server to answer")

@@ -24,7 +24,16 @@ def test_a_misspelt_setting_is_named_with_the_one_that_was_meant(monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("SCALE", "0"), ("SCALE", "-1"), ("SCALE", "much"), ("DEFECTS", "0.5"), ("SERVER_MEMORY", "lots"), ("SEED", "-3")],
+    [
+        ("SCALE", "0"),
+        ("SCALE", "-1"),
+        ("SCALE", "much"),
+        ("DEFECTS", "0.5"),
+        ("SERVER_MEMORY", "lots"),
+        ("SEED", "-3"),
+        ("SPARK_CONF", "shuffle=2"),
+        ("SPARK_CONF", "spark.x 1"),
+    ],
 )
 def test_a_value_out_of_range_is_named_with_what_was_found(monkeypatch, name, value):
     monkeypatch.setenv(f"SHOPMETRICS_{name}", value)
