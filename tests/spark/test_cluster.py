@@ -73,6 +73,9 @@ class Cluster:
             "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
             "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
             "spark.sql.catalogImplementation": "in-memory",
+            # Spark's 200 and Delta's 50 are for clusters with more than two cores.
+            "spark.sql.shuffle.partitions": "4",
+            "spark.databricks.delta.snapshotPartitions": "2",
         }
         self._launch(engine.MAIN_CLASS, [], environment, connect, conf)
         return f"sc://localhost:{connect}/;token={token}"
