@@ -21,10 +21,12 @@ for _name in ("SPARK_REMOTE", *(name for name in os.environ if name.startswith("
     os.environ.pop(_name, None)
 _HOME = Path(tempfile.mkdtemp(prefix="shopmetrics-tests-"))
 os.environ["SHOPMETRICS_HOME"] = str(_HOME)
-# Nearly every query of a test is the first of its kind, on a few rows: what it costs is to compile it. Interpreted it
-# says the same. The notebooks, and the course that CI runs, have the engine that a learner has.
+# Nearly every query of a test is the first of its kind, on a few rows: what it costs is to plan and to compile it.
+# Interpreted, and planned once, it says the same. The notebooks, and the course that CI runs, have the engine that a
+# learner has.
 os.environ["SHOPMETRICS_SPARK_CONF"] = (
-    "spark.sql.codegen.wholeStage=false spark.sql.codegen.factoryMode=NO_CODEGEN spark.extraListeners="
+    "spark.sql.codegen.wholeStage=false spark.sql.codegen.factoryMode=NO_CODEGEN "
+    "spark.sql.adaptive.enabled=false spark.extraListeners="
 )
 
 from shared.settings import Settings, get_settings  # noqa: E402

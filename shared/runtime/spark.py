@@ -101,9 +101,6 @@ def spark_conf(settings: Settings) -> dict[str, str]:
         "spark.sql.execution.arrow.pyspark.enabled": "true",
         # Every task costs some milliseconds; at this size many partitions are mostly cost.
         "spark.sql.shuffle.partitions": str(max(2, min(4, cores))),
-        # Re-planning after every shuffle pays where partitions are many and skewed. Here it costs a seventh of the CPU:
-        # each shuffle becomes a job of its own, and what is not read yet is planned anew after each.
-        "spark.sql.adaptive.enabled": "false",
         "spark.sql.sources.parallelPartitionDiscovery.parallelism": "5",
         # A nightly run has some hundred stages, the same each night. Spark keeps the code of the last 100 only, so each
         # would be compiled anew, by Janino and then by the JIT.

@@ -19,6 +19,8 @@ import pytest
 from streaming.clickstream_cases import NINE, QUARANTINE, TABLES, Sent, Traffic, computed
 
 from generators.clickstream import EVENT, LATE, Clickstream, ClickstreamPlan
+from shared import secrets, streaming
+from shared.errors import BrokerError, PipelineError
 from shared.runtime import kafka
 from shared.runtime import spark as engine
 from shared.settings import CHECKOUT, Settings, get_settings
@@ -190,6 +192,47 @@ def test_killed_while_bronze_is_filled(accidents: Accidents, which: tuple[str, .
     assert problem, "the run was to end with an error"
     assert done < 15, "the kill was to come in the middle"
     monkeypatch.setattr("shared.streaming.bronze.RECORDS_PER_BATCH", 100_000)
+    accidents.assert_converges()
+
+
+@pytest.mark.skipif(not psutil.LINUX, reason="another process's limits can be set on Linux only")
+def test_a_disk_that_is_full_is_told_and_nothing_is_lost(accidents: Accidents):
+    """For an engine whose files may not grow, every disk is full."""
+    accidents.restart()
+    accidents.send(200)
+    server = engine.running(accidents.home).process()
+    _, most = server.rlimit(psutil.RLIMIT_FSIZE)
+    server.rlimit(psutil.RLIMIT_FSIZE, (0, most))
+    try:
+        told = accidents.fails()
+    finally:
+        server.rlimit(psutil.RLIMIT_FSIZE, (most, most))
+    assert told.startswith("PipelineError: The stream clickstream_bronze has ended: ")
+    assert "File too large" in told
+    accidents.assert_converges()
+
+
+def test_credentials_that_are_revoked_meanwhile_are_told_and_nothing_is_lost(accidents: Accidents):
+    accidents.restart()
+    accidents.send(200)
+
+    def revoke() -> None:
+        traffic = accidents.traffic
+        with streaming.Live(traffic.spark, traffic.home, traffic.cluster, traffic.topic, interval=0.2) as live:
+            deadline = time.monotonic() + 120
+            while live.status().messages < 200:
+                assert time.monotonic() < deadline, "the messages were awaited for 120 s"
+            secrets.put(kafka.SECRET, "another one", accidents.home)
+            kafka.up(accidents.home)
+            while time.monotonic() < deadline:
+                live.status()
+                time.sleep(0.2)
+
+    with pytest.raises((BrokerError, PipelineError)) as raised:
+        revoke()
+    assert "refuses the credentials" in raised.value.problem
+    accidents.restart()
+    accidents.send(200)
     accidents.assert_converges()
 
 
