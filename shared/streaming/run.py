@@ -152,6 +152,9 @@ class Live:
             self._cluster = self._given or kafka.connect(self._settings)
             self._accounts = _accounted(self._spark)
             self._account = self._accounts.__enter__()
+            # Bronze holds every offset up to the last one it has read.
+            last = self._spark.table(BRONZE).groupBy("partition").agg(F.max("offset").alias("offset"))
+            self._first: int = sum(row["offset"] + 1 for row in last.collect())
             bronze = queries.start_bronze(
                 self._spark, self._cluster, self._settings, topic=self._topic, interval=self._interval
             )
@@ -165,9 +168,6 @@ class Live:
             self._lock.__exit__(None, None, None)
             raise
         self._begun = self._moved = time.monotonic()
-        # Bronze holds every offset up to the last one it has read.
-        last = self._spark.table(BRONZE).groupBy("partition").agg(F.max("offset").alias("offset"))
-        self._first: int = sum(row["offset"] + 1 for row in last.collect())
         self._read = self._first
         self._open, self._counted = 0, -math.inf
         return self
