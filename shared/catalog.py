@@ -74,7 +74,8 @@ def register_tables(spark: SparkSession, settings: Settings | None = None) -> li
     """
     settings = settings or get_settings()
     create_schemas(spark, settings)
-    found = sorted(log.parent for log in settings.lakehouse.glob("*/*/_delta_log") if log.is_dir())
+    logs = (log for log in settings.lakehouse.glob("*/*/_delta_log") if delta_log.newest_version(log) is not None)
+    found = sorted(log.parent for log in logs)
 
     def register(directory: Path) -> str:
         name = f"{directory.parent.name}.`{directory.name}`"
@@ -111,6 +112,10 @@ def create_table(
     """
     if not replace and table_exists(spark, table):
         return
+    log = _log(spark, table)
+    if log and delta_log.newest_version(log) is None:
+        # What a creation left that died before its first commit. Delta makes no table where anything is.
+        shutil.rmtree(log)
     described = ", ".join(f"`{name}` {kind} COMMENT {sql_literal(text)}" for name, (kind, text) in columns.items())
     create = "CREATE OR REPLACE TABLE" if replace else "CREATE TABLE IF NOT EXISTS"
     partition = f" PARTITIONED BY ({partitioned_by})" if partitioned_by else ""

@@ -202,6 +202,16 @@ def test_quoted_fields_arrive_as_they_were_meant(spark):
     assert [row.product_name for row in rows] == ['Kettle, "big"', None]
 
 
+def test_what_the_creation_of_a_table_left_when_it_died_is_no_obstacle(spark):
+    log = catalog.table_path("ops.unborn") / "_delta_log"
+    (log / "_staged_commits").mkdir(parents=True)
+    (log / ".00000000000000000000.json.5f0c.tmp").touch()
+    assert "ops.unborn" not in catalog.register_tables(spark), "it is no table yet"
+    catalog.create_table(spark, "ops.unborn", {"id": ("INT", "a key")}, "Made at the second attempt.")
+    assert catalog.version(spark, "ops.unborn") == 0
+    catalog.drop_table(spark, "ops.unborn")
+
+
 @pytest.mark.parametrize("moment", ["offsets", "commits"])
 def test_killed_in_the_middle_a_second_run_completes_and_doubles_nothing(settings, moment):
     """The engine is really killed: when the batch has been planned, and when its first commit is being written."""
