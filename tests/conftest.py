@@ -22,8 +22,7 @@ for _name in ("SPARK_REMOTE", *(name for name in os.environ if name.startswith("
 _HOME = Path(tempfile.mkdtemp(prefix="shopmetrics-tests-"))
 os.environ["SHOPMETRICS_HOME"] = str(_HOME)
 # Nearly every query of a test is the first of its kind, on a few rows: what it costs is to plan and to compile it.
-# Interpreted, and planned once, it says the same. The notebooks, and the course that CI runs, have the engine that a
-# learner has.
+# Interpreted, and planned once, it says the same. The notebooks' outputs are compared on the engine that a learner has.
 os.environ["SHOPMETRICS_SPARK_CONF"] = (
     "spark.sql.codegen.wholeStage=false spark.sql.codegen.factoryMode=NO_CODEGEN "
     "spark.sql.adaptive.enabled=false spark.extraListeners="
