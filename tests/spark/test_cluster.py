@@ -23,7 +23,7 @@ from generators import generate
 from shared.runtime import spark as engine
 from shared.runtime.java import find_java
 from shared.runtime.process import LOOPBACK, ServerRecord, choose_port, is_listening, launch, log_tail, stop
-from shared.settings import CHECKOUT, Settings
+from shared.settings import CHECKOUT, Settings, get_settings
 
 TABLES = (
     "bronze.customers_raw", "bronze.products_raw", "bronze.orders_raw", "silver.dim_customers", "silver.dim_products",
@@ -76,6 +76,7 @@ class Cluster:
             # Spark's 200 and Delta's 50 are for clusters with more than two cores.
             "spark.sql.shuffle.partitions": "4",
             "spark.databricks.delta.snapshotPartitions": "2",
+            **dict(pair.split("=", 1) for pair in get_settings().spark_conf.split()),
         }
         self._launch(engine.MAIN_CLASS, [], environment, connect, conf)
         return f"sc://localhost:{connect}/;token={token}"
