@@ -154,7 +154,16 @@ def identity(spark: SparkSession, table: str) -> tuple[str, int]:
     Raises:
         CatalogError: if there is no such table.
     """
-    _require(spark, table)
+    found = identity_if_any(spark, table)
+    if found is None:
+        raise _missing(spark, table)
+    return found
+
+
+def identity_if_any(spark: SparkSession, table: str) -> tuple[str, int] | None:
+    """Return what :func:`identity` does, None if there is no such table."""
+    if not table_exists(spark, table):
+        return None
     log = _log(spark, table)
     table_id = delta_log.table_id(log) if log else None
     if table_id is None:
@@ -296,10 +305,14 @@ def _history(spark: SparkSession, table: str, limit: int | None = None) -> list[
 
 def _require(spark: SparkSession, table: str) -> None:
     if not table_exists(spark, table):
-        raise CatalogError(
-            f"There is no table {table}. Tables here: {', '.join(tables(spark)) or 'none'}.",
-            "run the day that makes it: docs/implementation-plan.md says which",
-        )
+        raise _missing(spark, table)
+
+
+def _missing(spark: SparkSession, table: str) -> CatalogError:
+    return CatalogError(
+        f"There is no table {table}. Tables here: {', '.join(tables(spark)) or 'none'}.",
+        "run the day that makes it: docs/implementation-plan.md says which",
+    )
 
 
 def sql_literal(text: str) -> str:

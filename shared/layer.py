@@ -22,7 +22,7 @@ from pyspark.errors import PySparkException
 from shared import catalog, changes, run_log
 from shared.changes import Changed
 from shared.control_table import ControlTable, Definition
-from shared.errors import CatalogError, MetadataError, PipelineError, ShopMetricsError, first_line
+from shared.errors import MetadataError, PipelineError, ShopMetricsError, first_line
 from shared.run_log import LastRuns, Read, RuleResult, TableRun
 
 if TYPE_CHECKING:
@@ -139,10 +139,8 @@ class LayerRun(ABC, Generic[D]):
 
     def state_of(self, table: str) -> State | None:
         """Return how a table stands now, None if there is none."""
-        try:
-            return State(*catalog.identity(self.spark, table))
-        except CatalogError:
-            return None
+        found = catalog.identity_if_any(self.spark, table)
+        return State(*found) if found else None
 
     def has_columns_of(self, table: str, rows: DataFrame) -> bool:
         """Whether a table has the names and types of these rows, in their order."""

@@ -70,6 +70,11 @@ class Settings(BaseSettings):
         value = value.expanduser()
         return value if value.is_absolute() else (CHECKOUT / value).resolve()
 
+    @property
+    def spark_options(self) -> dict[str, str]:
+        """The further Spark settings of the server, by name."""
+        return dict(pair.split("=", 1) for pair in self.spark_conf.split())
+
     # Where things are inside the home. Nothing else in the project spells these names.
     @property
     def raw(self) -> Path:

@@ -114,7 +114,7 @@ def spark_conf(settings: Settings) -> dict[str, str]:
         "spark.openlineage.transport.type": "file",
         "spark.openlineage.transport.location": str(settings.lineage / "events.jsonl"),
         "spark.openlineage.namespace": "shopmetrics",
-        **dict(pair.split("=", 1) for pair in settings.spark_conf.split()),
+        **settings.spark_options,
     }
 
 

@@ -76,7 +76,7 @@ class Cluster:
             # Spark's 200 and Delta's 50 are for clusters with more than two cores.
             "spark.sql.shuffle.partitions": "4",
             "spark.databricks.delta.snapshotPartitions": "2",
-            **dict(pair.split("=", 1) for pair in get_settings().spark_conf.split()),
+            **get_settings().spark_options,
         }
         self._launch(engine.MAIN_CLASS, [], environment, connect, conf)
         return f"sc://localhost:{connect}/;token={token}"
