@@ -157,7 +157,7 @@ fast.
 """
 
 
-def streaming_section(figures: dict[str, Any], soaked: dict[str, Any] | None) -> str:
+def streaming_section(figures: dict[str, Any]) -> str:
     """Part (d)."""
     rows = []
     for one in figures["live"]:
@@ -176,10 +176,10 @@ Live: seconds from the producer's timestamp to the row in gold, after a warm-up.
 
 Catching up with {caught["messages"]:,} messages: {rates["Kafka to bronze"]} from Kafka to bronze, \
 {rates["Kafka to gold"]} through to gold. Resident memory afterwards: {memory}.
-{soak_text(soaked) if soaked else ""}"""
+"""
 
 
-def soak_text(figures: dict[str, Any]) -> str:
+def soak_section(figures: dict[str, Any]) -> str:
     """Return what an hour, or less, of steady traffic did to lag, latency and memory."""
     minutes = figures["soak"]
     tenths = [minutes[len(minutes) * tenth // 10] for tenth in range(2, 10, 2)] + minutes[-1:]
@@ -192,8 +192,7 @@ def soak_text(figures: dict[str, Any]) -> str:
         ]
         for one in tenths
     ]
-    return f"""
-{len(minutes)} minutes at {figures["rate"]:g} events/s:
+    return f"""### {len(minutes)} minutes at {figures["rate"]:g} events/s
 
 {table(["minute", "lag, messages", "median, s", "engine, MB", "broker, MB"], rows)}
 """
@@ -209,15 +208,6 @@ def main(
     console = Console()
     scales, days = scale or [1.0, 10.0, 100.0], day or [4, 5, 7]
     heap = {one: "3g" if one >= 100 else "1g" for one in scales}
-    notebooks = run(console, "notebooks", *(part for one in days for part in ("--day", str(one))), "--runs", str(runs))
-    batches = [
-        run(console, "batch", "--scale", f"{one:g}", "--runs", str(runs if one < 100 else 1),
-            SHOPMETRICS_SERVER_MEMORY=heap[one])
-        for one in scales
-    ]  # fmt: skip
-    generation = run(console, "generation", "--scale", f"{min(scales[-1], 100):g}")
-    clicks = run(console, "streaming")
-    soaked = run(console, "streaming", "--soak", f"{soak * 60:g}", "--rate", "200") if soak else None
     command = " ".join(["python -m benchmarks.report", *sys.argv[1:]])
     parts = [
         f"""# Performance
@@ -226,13 +216,26 @@ Written by `{command}` on {datetime.now(UTC):%Y-%m-%d}. Machines differ and are 
 compare the ratios, which were seen in one run, and measure on your own.
 
 {machine()}
-""",
-        notebooks_section(notebooks),
-        batch_section(batches),
-        generators_section(generation),
-        streaming_section(clicks, soaked),
+"""
     ]
-    DOCUMENT.write_text("\n".join(parts), encoding="utf-8")
+
+    def write(section: str) -> None:
+        # Each section when it is there: what was measured is kept if the run ends early.
+        parts.append(section)
+        DOCUMENT.write_text("\n".join(parts), encoding="utf-8")
+
+    each_day = [part for one in days for part in ("--day", str(one))]
+    write(notebooks_section(run(console, "notebooks", *each_day, "--runs", str(runs))))
+    batches = [
+        run(console, "batch", "--scale", f"{one:g}", "--runs", str(runs if one < 100 else 1),
+            SHOPMETRICS_SERVER_MEMORY=heap[one])
+        for one in scales
+    ]  # fmt: skip
+    write(batch_section(batches))
+    write(generators_section(run(console, "generation", "--scale", f"{min(scales[-1], 100):g}")))
+    write(streaming_section(run(console, "streaming")))
+    if soak:
+        write(soak_section(run(console, "streaming", "--soak", f"{soak * 60:g}", "--rate", "200")))
     console.print(f"written: {DOCUMENT}")
 
 

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from filelock import FileLock
+
 from shared import delta_log
 from shared.errors import CatalogError
 from shared.settings import Settings, get_settings, on_databricks
@@ -112,18 +114,22 @@ def create_table(
     """
     if not replace and table_exists(spark, table):
         return
-    log = _log(spark, table)
-    if log and delta_log.newest_version(log) is None:
-        # What a creation left that died before its first commit. Delta makes no table where anything is.
-        shutil.rmtree(log)
     described = ", ".join(f"`{name}` {kind} COMMENT {sql_literal(text)}" for name, (kind, text) in columns.items())
     create = "CREATE OR REPLACE TABLE" if replace else "CREATE TABLE IF NOT EXISTS"
     partition = f" PARTITIONED BY ({partitioned_by})" if partitioned_by else ""
     set_to = ", ".join(f"{sql_literal(name)} = {sql_literal(value)}" for name, value in (properties or {}).items())
-    spark.sql(
-        f"{create} {table} ({described}) USING delta{partition} "
-        f"COMMENT {sql_literal(comment)}" + (f" TBLPROPERTIES ({set_to})" if set_to else "")
-    )
+    run = get_settings().run
+    run.mkdir(parents=True, exist_ok=True)
+    # One at a time: a table that somebody is about to make looks like one whose creation died.
+    with FileLock(run / "create_table.lock"):
+        log = _log(spark, table)
+        if log and delta_log.newest_version(log) is None:
+            # What a creation left that died before its first commit. Delta makes no table where anything is.
+            shutil.rmtree(log)
+        spark.sql(
+            f"{create} {table} ({described}) USING delta{partition} "
+            f"COMMENT {sql_literal(comment)}" + (f" TBLPROPERTIES ({set_to})" if set_to else "")
+        )
 
 
 def schema_of(columns: Columns) -> str:
