@@ -12,6 +12,7 @@ import atexit
 import logging
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -90,7 +91,7 @@ def spark_conf(settings: Settings) -> dict[str, str]:
         "spark.sql.pyspark.jvmStacktrace.enabled": "false",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
-        "spark.local.dir": str(settings.run / "scratch"),
+        "spark.local.dir": str(scratch(settings)),
         "spark.sql.warehouse.dir": str(settings.lakehouse),
         "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
@@ -172,6 +173,11 @@ def java_command(
     return [str(java.executable), f"@{argfile}"]
 
 
+def scratch(settings: Settings) -> Path:
+    """Return where the engine keeps what it needs no longer than it runs."""
+    return settings.run / "scratch"
+
+
 def record_path(settings: Settings) -> Path:
     """Return where the record of the running server is kept."""
     return settings.run / "engine.json"
@@ -213,13 +219,15 @@ def start(settings: Settings, jvm_options: list[str] | None = None) -> ServerRec
     java = find_java(settings)
     port = choose_port(settings.spark_port, "SHOPMETRICS_SPARK_PORT")
     token = secrets.token_urlsafe(32)
-    for directory in (settings.lakehouse, settings.lineage, settings.run / "scratch"):
-        private_directory(directory) if directory.is_relative_to(settings.run) else directory.mkdir(
-            parents=True, exist_ok=True
-        )
+    for directory in (settings.lakehouse, settings.lineage):
+        directory.mkdir(parents=True, exist_ok=True)
+    # What an engine leaves that was killed is of no use to the next.
+    shutil.rmtree(scratch(settings), ignore_errors=True)
+    private_directory(scratch(settings))
     conf = spark_conf(settings) | {
         "spark.connect.grpc.binding.port": str(port),
         "spark.connect.authenticate.token": token,
+        "java.io.tmpdir": str(scratch(settings)),
     }
     jars = class_path(settings)  # once: it reads every listed jar to verify it
     if jvm_options is None:

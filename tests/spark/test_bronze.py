@@ -6,10 +6,12 @@ import os
 import shutil
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
+from filelock import FileLock
 
 from generators import generate
 from shared import bronze, catalog
@@ -210,6 +212,21 @@ def test_what_the_creation_of_a_table_left_when_it_died_is_no_obstacle(spark):
     catalog.create_table(spark, "ops.unborn", {"id": ("INT", "a key")}, "Made at the second attempt.")
     assert catalog.version(spark, "ops.unborn") == 0
     catalog.drop_table(spark, "ops.unborn")
+
+
+def test_a_table_that_somebody_else_is_making_is_waited_for(spark):
+    half_made = catalog.table_path("ops.nascent") / "_delta_log" / ".00000000000000000000.json.5f0c.tmp"
+    half_made.parent.mkdir(parents=True)
+    half_made.touch()
+    columns = {"id": ("INT", "a key")}
+    with ThreadPoolExecutor(1) as other, FileLock(get_settings().run / "create_table.lock"):
+        making = other.submit(catalog.create_table, spark, "ops.nascent", columns, "Made by the second.")
+        with pytest.raises(TimeoutError):
+            making.result(timeout=2)
+        assert half_made.exists()
+    making.result()
+    assert catalog.version(spark, "ops.nascent") == 0
+    catalog.drop_table(spark, "ops.nascent")
 
 
 @pytest.mark.parametrize("moment", ["offsets", "commits"])

@@ -84,9 +84,12 @@ def test_a_killed_server_is_replaced_and_its_tables_are_still_there(home):
     os.kill(first.pid, signal.SIGKILL)
     psutil.wait_procs([process] if (process := first.process()) else [], timeout=10)
 
+    left = set(engine.scratch(home).iterdir())
+    assert any(path.name.startswith("artifacts") for path in left), "else it was left elsewhere"
     assert engine.running(home) is None
     second = engine.up(home)
     assert second.pid != first.pid
+    assert left.isdisjoint(engine.scratch(home).iterdir())
     session = engine.session(second)
     assert session.table("ops.kept").count() == 1
     session.stop()

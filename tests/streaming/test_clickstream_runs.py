@@ -468,7 +468,10 @@ def await_status(live, condition, what: str):
 
 def test_live_everything_reaches_gold_and_the_display_tells_the_truth(traffic, monkeypatch, tmp_path):
     traffic.send(event("before", -60))
+    setting = "spark.sql.adaptive.enabled"
+    traffic.spark.conf.set(setting, "true")
     with streaming.Live(traffic.spark, traffic.home, traffic.cluster, traffic.topic, interval=0.2) as live:
+        assert traffic.spark.conf.get(setting) == "true", "what a live stream is set to is not for its session"
         with pytest.raises(PipelineError, match="already run"):
             traffic.run()
         manifest = produce(
@@ -484,6 +487,7 @@ def test_live_everything_reaches_gold_and_the_display_tells_the_truth(traffic, m
         )
         # The last messages, which no micro-batch has taken yet when the block ends, or one has.
         traffic.send(event("last", -50))
+    traffic.spark.conf.unset(setting)
     assert live.done is not None
     runs = {run.table_name: run for run in live.done.tables}
     assert runs[EVENTS].rows_read == runs[BRONZE].rows_inserted
@@ -496,6 +500,19 @@ def test_live_everything_reaches_gold_and_the_display_tells_the_truth(traffic, m
     assert counts["read"] == len(received)
     assert counts["accepted"] == len(events)
     assert counts["quarantined"] == len(set_aside(traffic))
+
+
+def test_a_step_that_fails_in_python_is_told_by_its_error(traffic, monkeypatch):
+    def fail(batch, batch_id):
+        raise ValueError("no such shelf")
+
+    monkeypatch.setattr(queries, "apply", fail)
+    traffic.send(event("a", 0))
+    with pytest.raises(PipelineError, match="has ended: ValueError: no such shelf"):
+        traffic.run()
+    monkeypatch.undo()
+    traffic.run()
+    traffic.assert_equal(computed(one.value for one in traffic.assert_complete()))
 
 
 def test_live_a_broker_that_is_gone_is_told_and_nothing_is_lost(traffic, monkeypatch):
