@@ -10,7 +10,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 help:
 	@echo "make course     set up, then run the course from the first day to the last"
 	@echo "make test       set up, then run every test"
-	@echo "make setup      prepare everything, run nothing"
+	@echo "make setup      prepare everything, leave nothing running"
 	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make lint       check style and types"
 	@echo "make bench      measure, and write docs/performance.md; two hours"

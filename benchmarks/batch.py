@@ -4,7 +4,7 @@ bronze in the same run.
     SHOPMETRICS_SERVER_MEMORY=3g .venv/bin/python -m benchmarks.batch --scale 100
 
 In one home: the historical load; the whole pipeline, cold; then silver and gold anew, warm, which is what DuckDB
-does too; then days of changes, about 1 % of the orders each, incrementally. Machines differ and are shared, so compare
+does too; then days of changes, about 1 % of the orders each, incrementally. Times depend on the machine, so compare
 the ratios. CPU seconds are those of the engine's process, or of DuckDB's.
 """
 

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from generators.defects import ROW_KINDS, Flaws, csv_text
-from generators.plan import GeneratorError
+from generators.plan import PLACES, GeneratorError
 from generators.random_streams import Bools, Ints
 
 ROWS_PER_CHUNK = 1 << 16
@@ -243,7 +243,7 @@ def cannot_write(path: Path, error: OSError) -> GeneratorError:
     hint = (
         "free some space, or generate with a smaller --scale or fewer --days"
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        else "choose a directory that you may write to (--out, or SHOPMETRICS_HOME)"
+        else f"choose a directory that you may write to ({PLACES})"
     )
     return GeneratorError(
         f"{path} cannot be written: {error.strerror or error} ({free / 1e6:,.0f} MB free in {existing})", hint

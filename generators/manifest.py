@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from generators.landing import LandedFile, whole_file
-from generators.plan import VERSION, GeneratorError, Plan
+from generators.plan import PLACES, VERSION, GeneratorError, Plan
 
 FILE_NAME = "manifest.json"
 
@@ -146,6 +146,6 @@ def read_identity(content: dict[str, Any], path: Path) -> Plan:
     if content["version"] != VERSION:
         raise GeneratorError(
             f"{path} was written by version {content['version']} of the generators, this is version {VERSION}",
-            "`shopmetrics reset` and generate again, or choose another directory (--out, or SHOPMETRICS_HOME)",
+            f"`shopmetrics reset` and generate again, or choose another directory ({PLACES})",
         )
     return Plan(content["seed"], content["scale"], content["defects"])

@@ -17,6 +17,9 @@ VERSION = "1"
 MAX_SCALE = 1_000.0
 MAX_DEFECTS = 0.2
 
+PLACES = "SHOPMETRICS_HOME, or --out of `python -m generators.generate_...`"
+"""How another directory is named, for the advice of an error."""
+
 
 class GeneratorError(ShopMetricsError):
     """Source files cannot be generated as asked, or not in this place."""

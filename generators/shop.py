@@ -23,7 +23,7 @@ from generators.generate_orders import Orders
 from generators.generate_products import Products
 from generators.landing import Batch, LandedFile, cannot_write, copy_file, whole_file, write_csv
 from generators.manifest import FILE_NAME, BatchEntry, Manifest, read_identity
-from generators.plan import TABLES, GeneratorError, Plan
+from generators.plan import PLACES, TABLES, GeneratorError, Plan
 from shared import clock
 
 UNFINISHED = ".unfinished.json"
@@ -159,7 +159,7 @@ def _only_run(landing: Path) -> Iterator[None]:
     except Timeout as error:
         raise GeneratorError(
             f"another run is generating files in {landing}",
-            "wait until it ends, or choose another directory (--out, or SHOPMETRICS_HOME)",
+            f"wait until it ends, or choose another directory ({PLACES})",
         ) from error
     except OSError as error:
         raise cannot_write(landing, error) from error
@@ -194,8 +194,7 @@ def _check_same(asked: Plan, found: Plan, landing: Path) -> None:
     if asked != found:
         raise GeneratorError(
             f"{landing} holds files of {found}, but {asked} was asked for: they do not belong together",
-            f"ask for {found}, choose another directory (--out, or SHOPMETRICS_HOME), "
-            "or `shopmetrics reset` to start anew",
+            f"ask for {found}, choose another directory ({PLACES}), or `shopmetrics reset` to start anew",
         )
 
 
@@ -203,7 +202,7 @@ def _check_free(path: Path, resumed: bool) -> None:
     if path.exists() and not resumed:
         raise GeneratorError(
             f"{path} is there already, but no manifest lists it: it is not overwritten",
-            "move it away, or choose another directory (--out, or SHOPMETRICS_HOME)",
+            f"move it away, or choose another directory ({PLACES})",
         )
 
 

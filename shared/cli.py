@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from dataclasses import asdict
@@ -44,14 +45,33 @@ class Layer(StrEnum):
     gold = "gold"
 
 
+_ADVICE = {
+    errno.ENOSPC: "free some space, or set SHOPMETRICS_HOME to another disk",
+    errno.EDQUOT: "free some of your quota, or set SHOPMETRICS_HOME to another disk",
+    errno.EFBIG: "raise the limit on the size of files (`ulimit -f`)",
+    errno.EMFILE: "raise the limit on open files (`ulimit -n`)",
+    errno.EACCES: "make it yours, or set SHOPMETRICS_HOME to a directory that you may write to",
+    errno.EROFS: "set SHOPMETRICS_HOME to a directory that you may write to",
+}
+"""What to do when the operating system refuses."""
+
+
 def main() -> None:
-    """Run the command line; a :class:`ShopMetricsError` becomes its sentence on stderr and exit status 1."""
+    """Run the command line; an error that has a remedy becomes its sentence on stderr and exit status 1."""
     try:
         app()
     except ShopMetricsError as error:
         Console(stderr=True, soft_wrap=True, highlight=False).print("error: ", error.problem, sep="", markup=False)
         if error.hint:
             Console(stderr=True, soft_wrap=True, highlight=False).print(f"  -> {error.hint}", markup=False)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in _ADVICE:
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        console = Console(stderr=True, soft_wrap=True, highlight=False)
+        console.print(f"error: {error.strerror}{where}", markup=False)
+        console.print(f"  -> {_ADVICE[error.errno]}; then run again: nothing is lost or doubled", markup=False)
         sys.exit(1)
     except Exception as error:
         if type(error).__name__ != "SparkConnectGrpcException":  # not imported here: most commands need no Spark
@@ -123,17 +143,20 @@ def setup(
 
 @app.command(epilog="Example: `SHOPMETRICS_SERVER_MEMORY=3g shopmetrics up`")
 def up() -> None:
-    """Start the Spark engine and the Kafka broker of this home, if they are not running."""
+    """Start the Spark engine and the Kafka broker of this home, if they are not running.
+
+    One that `SPARK_REMOTE` or `KAFKA_BOOTSTRAP_SERVERS` names elsewhere is used instead, and none is started.
+    """
     from shared.runtime import kafka, spark
 
-    servers = {"engine": spark.up()}
-    named = kafka.named()
-    if not named:
-        servers["broker"] = kafka.up()
+    remote, brokers = spark.named(), kafka.named()
+    servers = ({} if remote else {"engine": spark.up()}) | ({} if brokers else {"broker": kafka.up()})
     for name, record in servers.items():
         typer.echo(f"{name} running: pid {record.pid}, port {record.port}, {record.memory_mb():.0f} MB")
-    if named:
-        typer.echo(f"no broker started: {kafka.SERVERS} names {named}")
+    if remote:
+        typer.echo(f"no engine started: SPARK_REMOTE names {spark.without_token(remote)}")
+    if brokers:
+        typer.echo(f"no broker started: {kafka.SERVERS} names {brokers}")
 
 
 @app.command(epilog="Example: `shopmetrics down`")
@@ -152,11 +175,14 @@ def status(as_json: Json = False) -> None:
 
     values = get_settings()
     servers: dict[str, dict[str, Any]] = {}
-    for name, record, scheme in (
-        ("engine", spark.running(values), "sc://localhost:"),
-        ("broker", kafka.running(values), "127.0.0.1:"),
+    remote = spark.named()
+    for name, record, scheme, elsewhere in (
+        ("engine", spark.running(values), "sc://localhost:", remote and spark.without_token(remote)),
+        ("broker", kafka.running(values), "127.0.0.1:", kafka.named(values)),
     ):
         servers[name] = {"running": record is not None}
+        if elsewhere:
+            servers[name] |= {"elsewhere": elsewhere}
         if record:
             servers[name] |= {"pid": record.pid, "address": f"{scheme}{record.port}"}
             servers[name] |= {"memory_mb": round(record.memory_mb(), 1)}
@@ -169,6 +195,8 @@ def status(as_json: Json = False) -> None:
             table.add_row(name, "running", str(one["pid"]), one["address"], f"{one['memory_mb']:.0f}")
         else:
             table.add_row(name, "not running", "", "", "")
+        if "elsewhere" in one:
+            table.add_row(name, "used instead", "", one["elsewhere"], "")
     _print(table)
 
 

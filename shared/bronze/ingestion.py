@@ -22,6 +22,7 @@ from shared.bronze.landing import LandedFile, landed_files
 from shared.bronze.parsing import parse_lines
 from shared.errors import PipelineError, SourceError, first_line
 from shared.home import one_run_at_a_time
+from shared.private import write_private
 from shared.settings import Settings, get_settings
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def _check_checkpoint(spark: SparkSession, source: Source, volume: Path, setting
                 advice,
             )
         checkpoint.mkdir(parents=True, exist_ok=True)
-        note.write_text(json.dumps(here))
+        write_private(note, json.dumps(here))
         return
     there = json.loads(note.read_text())
     if there != here:
@@ -185,6 +186,11 @@ def _start(
     lines = read_lines(spark, source, volume)
     # Counted while the rows pass, instead of by further jobs afterwards. Every file has one header.
     rows = parse_lines(lines.observe("lines", F.count_if(F.col("value").isin(headers)).alias("files")), source, files)
+    # Spark lists the files after we have read their headers. One that lands in between has no header here: the batch
+    # fails, and the next run, which has it, does it.
+    is_known = F.col("source_file").isin([file.path for file in files])
+    surprise = F.concat("source_file", F.lit(" landed while the files were being looked at; run again"))
+    rows = rows.withColumn("source_file", F.when(is_known, F.col("source_file")).otherwise(F.raise_error(surprise)))
     drifted = [F.bool_or(F.col("source_file") == path).alias(path) for path in _drifted(source, files)]
     counted = rows.observe("rows", F.count(F.lit(1)).alias("rows"), F.count("_malformed").alias("malformed"), *drifted)
     return (

@@ -24,6 +24,7 @@ from shared.course import days
 from shared.course.table import Cell, Table
 from shared.errors import CourseError, ShopMetricsError, first_line
 from shared.private import write_private
+from shared.runtime import spark as spark_server
 from shared.settings import Settings, get_settings, on_databricks
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def check(day: int, name: str, cause: str, local_only: bool = False) -> Callable
         day: the number of the day.
         name: what holds, as a sentence.
         cause: what usually lies behind a failure, and what to do.
-        local_only: leave it out on Databricks, where the platform does this itself.
+        local_only: leave it out where another engine than this home's does the work: Databricks, ``SPARK_REMOTE``.
     """
 
     def enter(function: Check) -> Check:
@@ -172,7 +173,8 @@ def check_day(number: int, spark: SparkSession, settings: Settings | None = None
             f"Day {number} has no check: expected one in shared/course/contracts.", "a day is built when its check is"
         )
     context = Context(spark, settings or get_settings())
-    entries = [entry for entry in CONTRACTS[number] if not (entry.local_only and on_databricks())]
+    is_elsewhere = on_databricks() or spark_server.named() is not None
+    entries = [entry for entry in CONTRACTS[number] if not (entry.local_only and is_elsewhere)]
     return [_run(number, entry, context) for entry in entries]
 
 

@@ -19,7 +19,7 @@ from shared.settings import CHECKOUT, Settings, get_settings
 Verdict = Literal["ok", "warning", "problem"]
 
 LOW_DISK_GB = 2.0
-LOW_MEMORY_GB = 1.5
+LOW_MEMORY_GB = 2.5
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,12 @@ def _memory(settings: Settings) -> Finding:
 
 
 def _engine(settings: Settings) -> Finding:
+    remote = spark.named()
+    if remote:
+        where = spark.without_token(remote)
+        if spark.accepts(remote):
+            return Finding("Engine", "ok", f"SPARK_REMOTE names {where}, which accepts connections")
+        return Finding("Engine", "problem", f"nobody answers at {where}", "check SPARK_REMOTE, or unset it")
     path = spark.record_path(settings)
     record = spark.running(settings)
     if record:

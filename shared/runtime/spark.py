@@ -89,6 +89,8 @@ def spark_conf(settings: Settings) -> dict[str, str]:
         # A failed query says what is wrong in a sentence; the JVM's stack is in the server's log.
         "spark.sql.connect.serverStacktrace.enabled": "false",
         "spark.sql.pyspark.jvmStacktrace.enabled": "false",
+        # A notebook that is left over lunch, or over night, finds its session there; the default is an hour.
+        "spark.connect.session.manager.defaultSessionTimeout": "12h",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.local.dir": str(scratch(settings)),
@@ -171,6 +173,26 @@ def java_command(
     lines = [quoted(option) for option in [*options, "-cp", os.pathsep.join(map(str, jars)), MAIN_CLASS]]
     write_private(argfile, "\n".join(lines) + "\n")
     return [str(java.executable), f"@{argfile}"]
+
+
+def named() -> str | None:
+    """Return the address of the Spark Connect server that ``SPARK_REMOTE`` names, None if the engine is this home's."""
+    return os.environ.get("SPARK_REMOTE") or None
+
+
+def without_token(address: str) -> str:
+    """Return the address of a Spark Connect server as it may be shown."""
+    return address.split(";")[0]
+
+
+def accepts(address: str) -> bool:
+    """Return whether something accepts connections at the address of a Spark Connect server."""
+    target = urlsplit(address)
+    try:
+        with socket.create_connection((target.hostname, target.port or DEFAULT_CONNECT_PORT), REMOTE_TIMEOUT):
+            return True
+    except OSError:
+        return False
 
 
 def scratch(settings: Settings) -> Path:
@@ -301,7 +323,8 @@ _sessions: dict[Path | str, tuple[str, SparkSession]] = {}
 def connect(settings: Settings | None = None) -> SparkSession:
     """Return a Spark session to the engine, starting the local one if none runs.
 
-    The session is made once per process and remade if its engine is gone, so a notebook may call this in any cell.
+    The session is made once per process, and remade if its engine is gone or has forgotten it, as it forgets one that
+    nobody has used for half a day; so a notebook may call this in any cell.
 
     Raises:
         EngineError: if no engine can be reached, with the cause and what to do.
@@ -313,10 +336,10 @@ def connect(settings: Settings | None = None) -> SparkSession:
     if on_databricks():
         return _databricks_session(settings or get_settings())
     settings = settings or get_settings()
-    remote = os.environ.get("SPARK_REMOTE")
+    remote = named()
     engine, address = (remote, remote) if remote else (settings.home, _address(up(settings)))
     known_address, session = _sessions.get(engine, ("", None))
-    if session is None or known_address != address or session.is_stopped:  # type: ignore[attr-defined]
+    if session is None or known_address != address or not _is_known(session):
         if session is not None:
             # Its engine is gone: closed first, so that stopping it asks nobody. Not stopped, it would stay pyspark's
             # default session, of which checkpoints are asked in place of the new one.
@@ -327,6 +350,21 @@ def connect(settings: Settings | None = None) -> SparkSession:
             _prepare(session, settings)
         _sessions[engine] = (address, session)
     return session
+
+
+def _is_known(session: SparkSession) -> bool:
+    """Return whether the engine still keeps this session."""
+    from pyspark.errors import PySparkException
+
+    if session.is_stopped:  # type: ignore[attr-defined]
+        return False
+    try:
+        session.version  # noqa: B018  a question that costs some milliseconds
+    except PySparkException as error:
+        if "INVALID_HANDLE" in str(error):
+            return False
+        raise
+    return True
 
 
 def _prepare(session: SparkSession, settings: Settings) -> None:
@@ -380,9 +418,8 @@ def _session_at(address: str) -> SparkSession:
             session.client.set_retry_policies([DefaultPolicy(max_retries=LOCAL_RETRIES)])
         session.version  # noqa: B018  the first request: a wrong token shows here, not in a later cell
     except (PySparkException, OSError) as error:
-        where = address.split(";")[0]
         raise EngineError(
-            f"No Spark Connect server answers at {where}: {str(error).splitlines()[0][:200]}",
+            f"No Spark Connect server answers at {without_token(address)}: {str(error).splitlines()[0][:200]}",
             "check SPARK_REMOTE, or unset it to use the local engine",
         ) from error
     return session  # type: ignore[no-any-return]

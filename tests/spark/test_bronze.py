@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,9 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 from filelock import FileLock
+from pyspark.sql import functions as F
 
 from generators import generate
 from shared import bronze, catalog
+from shared.bronze import ingestion
 from shared.bronze.contracts import AUDIT_COLUMNS, PRODUCTS, SOURCES
 from shared.bronze.ingestion import checkpoint_path
 from shared.bronze.landing import LandedFile
@@ -229,6 +233,22 @@ def test_a_table_that_somebody_else_is_making_is_waited_for(spark):
     catalog.drop_table(spark, "ops.nascent")
 
 
+def test_a_file_that_lands_while_the_headers_are_being_read_is_left_to_the_next_run(shop, spark, monkeypatch):
+    deliver(shop, f"{HEADER}\n{ROW}\n")
+    names, values = reversed(HEADER.split(",")), reversed(ROW.split(","))
+    deliver(shop, f"{','.join(names)}\n{','.join(values)}\n", name="late.csv", batch="2026-01-02")
+    seen = ingestion.landed_files
+    monkeypatch.setattr(ingestion, "landed_files", lambda *where: seen(*where)[:1])
+    with pytest.raises(PipelineError, match=r"products/2026-01-02/late.csv landed while"):
+        bronze.ingest(spark, ["products"])
+    monkeypatch.undo()
+    bronze.ingest(spark, ["products"])
+    assert [row[:2] for row in products(spark, "product_id, source_file")] == [
+        ("P-1", "products/2026-01-01/products.csv"),
+        ("P-1", "products/2026-01-02/late.csv"),
+    ]
+
+
 @pytest.mark.parametrize("moment", ["offsets", "commits"])
 def test_killed_in_the_middle_a_second_run_completes_and_doubles_nothing(settings, moment):
     """The engine is really killed: when the batch has been planned, and when its first commit is being written."""
@@ -253,9 +273,17 @@ def test_killed_in_the_middle_a_second_run_completes_and_doubles_nothing(setting
     os.waitpid(pid, 0)
     assert not (stream / "commits" / "0").exists(), "the run was over before it could be killed"
 
+    resumed = subprocess.run(
+        ["shopmetrics", "pipeline", "run", "--json"], env=_environment(settings), stdout=subprocess.PIPE, text=True
+    )
+    done = json.loads(resumed.stdout)
+    assert resumed.returncode == 0, done
+    assert done["ok"], done
+    assert done["nfr_001"]["is_met"]
     session = engine.session(engine.up(settings))
     try:
-        bronze.ingest(session, settings=settings)
+        logged = session.table("ops.run_log").where(F.col("run_id") == done["run_id"]).collect()
+        assert {row.table_name for row in logged} == {table["table_name"] for table in done["tables"]}
         for name, source in SOURCES.items():
             table = session.table(source.bronze_table)
             assert table.count() == manifest.rows(name)

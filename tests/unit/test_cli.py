@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from typer.main import get_command
 
+from shared import cli
 from shared.cli import app
+from shared.pipeline import PipelineRun
+from shared.run_log import RuleResult, TableRun
 
 SHOPMETRICS = Path(sys.executable).parent / "shopmetrics"
 
@@ -64,6 +69,66 @@ def test_status_without_an_engine_says_so_and_starts_none(tmp_path):
     told = json.loads(answer.stdout)
     assert told["engine"] == told["broker"] == {"running": False}
     assert not (tmp_path / "home").exists()
+
+
+def test_servers_that_are_elsewhere_are_named_without_their_token_and_none_is_started(tmp_path):
+    elsewhere = {
+        "SPARK_REMOTE": "sc://localhost:1/;token=confidential",
+        "KAFKA_BOOTSTRAP_SERVERS": "broker.example:9092",
+        "SHOPMETRICS_HOME": str(tmp_path / "home"),
+    }
+    up, status, doctor = run("up", **elsewhere), run("status", **elsewhere), run("doctor", "--json", **elsewhere)
+    assert (up.returncode, status.returncode) == (0, 0), up.stderr + status.stderr
+    assert "no engine started: SPARK_REMOTE names sc://localhost:1/" in up.stdout
+    assert "no broker started: KAFKA_BOOTSTRAP_SERVERS names broker.example:9092" in up.stdout
+    assert "sc://localhost:1/" in status.stdout
+    assert "broker.example:9092" in status.stdout
+    engine = next(finding for finding in json.loads(doctor.stdout) if finding["name"] == "Engine")
+    assert engine["verdict"] == "problem"
+    assert "SPARK_REMOTE" in engine["advice"]
+    assert "confidential" not in up.stdout + status.stdout + doctor.stdout
+
+
+@pytest.mark.parametrize(("code", "advice"), [(errno.ENOSPC, "free some space"), (errno.EACCES, "make it yours")])
+def test_what_the_operating_system_refuses_is_a_sentence_too(monkeypatch, capsys, code, advice):
+    def refuse():
+        raise OSError(code, os.strerror(code), "/somewhere")
+
+    monkeypatch.setattr(cli, "app", refuse)
+    with pytest.raises(SystemExit, match="1"):
+        cli.main()
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: {os.strerror(code)}: /somewhere\n  -> {advice}")
+
+
+def test_a_bug_is_not_made_a_sentence(monkeypatch):
+    def refuse():
+        raise OSError(errno.EINVAL, "no remedy is known")
+
+    monkeypatch.setattr(cli, "app", refuse)
+    with pytest.raises(OSError, match="no remedy"):
+        cli.main()
+
+
+def test_the_pipelines_summary_tells_tables_reasons_and_whether_the_limit_is_met(capsys):
+    started = datetime(2026, 1, 2, tzinfo=UTC)
+    good = TableRun(
+        "f00d", "silver.dim_products", "succeeded", started, 1.25, rows_read=1_086, rows_quarantined=19,
+        rows_inserted=1_000, rows_updated=6, to_version=7,
+        rules=(RuleResult("price_is_plausible", "warn", 1_086, 3),),
+    )  # fmt: skip
+    bad = TableRun("f00d", "gold.customer_ltv", "skipped", started, 0.0, reason="silver.orders_clean failed")
+    cli._print_pipeline(PipelineRun("f00d", 75.5, (good, bad), {"orders/2026-01-01/a.csv": ["coupon"]}))
+    told = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "silver.dim_products succeeded 1,086 19 0 1,006 7 1.2",
+        "gold.customer_ltv: silver.orders_clean failed",
+        "coupon of orders/2026-01-01/a.csv",
+        "price_is_plausible",
+        "NFR-001",
+        "f00d",
+    ):
+        assert words in told
 
 
 def test_down_without_servers_is_no_error(tmp_path):
