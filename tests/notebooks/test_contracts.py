@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from generators import generate
-from shared import bronze, catalog, silver
+from shared import bronze, catalog, gold, pipeline, silver
 from shared.course import days
 from shared.course.checks import check_day
 from shared.course.contracts import week1
@@ -39,12 +39,26 @@ EMAIL = "AC-003: where a customer's email changes, the old version has its end_d
 LAW_1 = "Law 1: versions neither overlap nor repeat each other, and are open exactly where is_current says so"
 ANY_ORDER = "silver.dim_customers is the same from any order of delivery: it equals the history of its set of events"
 PRODUCTS = "silver.dim_products has one row for each product: its newest state"
+GOLD_METADATA = "ops.gold_metadata holds every declared table as it is declared, and all of it together is sound"
+SALES_3, LTV_3, PERFORMANCE_3 = (
+    f"Law 3: gold.{table} adds up to silver.orders_clean, to the cent, for every {group}"
+    for table, group in (
+        ("daily_sales_summary", "day and category"), ("customer_ltv", "customer"), ("product_performance", "product"),
+    )
+)  # fmt: skip
+SALES_5, LTV_5, PERFORMANCE_5 = (
+    f"Law 5: gold.{table} holds what a full recompute would"
+    for table in ("daily_sales_summary", "customer_ltv", "product_performance")
+)
+AC_006 = "AC-006: three customers at the edges of the thresholds land in High, Medium and Low"
+RANKS = "A product's rank is one more than the products of its category that made more revenue"
+NFR_001 = "NFR-001: the last run of all layers is in ops.run_log under one run id, and took at most 60 minutes"
 AS_OF = "Every order points at the version of its customer that was valid when it was placed"
 
 
 @pytest.fixture(scope="module")
 def course(spark: Any) -> Iterator[Settings]:
-    """What stands after day 6, small, and gone after this module."""
+    """What stands after day 9, small, and gone after this module."""
     settings = get_settings()
     catalog.create_schemas(spark)
     spark.sql(f"CREATE OR REPLACE TABLE {FIRST_TABLE} (id INT, name STRING)")
@@ -55,12 +69,13 @@ def course(spark: Any) -> Iterator[Settings]:
     output = {"facets": {"symlinks": {"identifiers": [{"name": FIRST_TABLE}]}}}
     (settings.lineage / "events.jsonl").write_text(json.dumps({"eventType": "COMPLETE", "outputs": [output]}) + "\n")
     generate(settings.raw, scale=0.01, seed=42, defects=0.1, days=2, progress=False)
-    bronze.ingest(spark)
-    silver.run(spark)
+    assert pipeline.run(spark).ok
     yield settings
+    for table in catalog.tables(spark, ("gold",)):
+        gold.reset(spark, table)
     for table in catalog.tables(spark, ("silver",)):
         silver.reset(spark, table)
-    for table in ("ops.table_metadata", "ops.run_log", "ops.quality_results"):
+    for table in ("ops.table_metadata", "ops.gold_metadata", "ops.run_log", "ops.quality_results"):
         catalog.drop_table(spark, table)
     for source in bronze.SOURCES:
         bronze.reset(spark, source)
@@ -78,7 +93,7 @@ def failures(spark: Any, day: int) -> dict[str, str]:
     return {entry.name: entry.found for entry in check_day(day, spark) if not entry.ok}
 
 
-@pytest.mark.parametrize("day", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("day", [1, 2, 3, 4, 5, 6, 7, 8, 9])
 def test_a_day_passes_after_its_work(spark: Any, course: Settings, day: int) -> None:
     assert failures(spark, day) == {}
 
@@ -365,6 +380,43 @@ def two_versions(spark: Any, email: str, end: str, is_current: bool) -> Iterator
         yield
     finally:
         spark.sql(f"RESTORE TABLE {table} TO VERSION AS OF {version}")
+
+
+@pytest.mark.parametrize(
+    ("day", "table", "statement", "expected"),
+    [
+        (7, "ops.gold_metadata", "DELETE FROM {table} WHERE target = 'gold.customer_ltv'", {GOLD_METADATA}),
+        (7, "gold.daily_sales_summary", "UPDATE {table} SET net_revenue = net_revenue + 0.01", {SALES_3, SALES_5}),
+        (8, "gold.customer_ltv", "UPDATE {table} SET lifetime_value = lifetime_value + 0.01", {LTV_3, LTV_5}),
+        (8, "gold.customer_ltv", "UPDATE {table} SET segment = 'High'", {LTV_5}),
+        (
+            9,
+            "gold.product_performance",
+            "UPDATE {table} SET units_sold = units_sold + 1",
+            {PERFORMANCE_3, PERFORMANCE_5},
+        ),
+        (9, "gold.product_performance", "UPDATE {table} SET category_rank = category_rank + 1", {RANKS, PERFORMANCE_5}),
+        (9, "ops.run_log", "UPDATE {table} SET status = 'failed' WHERE table_name = 'gold.customer_ltv'", {NFR_001}),
+        (9, "ops.run_log", "UPDATE {table} SET seconds = 3601 WHERE table_name = 'bronze.orders_raw'", {NFR_001}),
+        (9, "ops.run_log", "DELETE FROM {table} WHERE table_name LIKE 'bronze.%'", {NFR_001}),
+    ],
+)
+def test_days_7_to_9_fail_if(
+    spark: Any, course: Settings, day: int, table: str, statement: str, expected: set[str]
+) -> None:
+    with altered(spark, table, statement):
+        assert set(failures(spark, day)) == expected
+
+
+def test_day_8_fails_if_the_thresholds_do_not_fall(
+    spark: Any, course: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    definition = gold.TABLES.definition("gold.customer_ltv")
+    assert definition.bands is not None
+    swapped = definition.bands.model_copy(update={"thresholds": definition.bands.thresholds[::-1]})
+    changed = definition.model_copy(update={"bands": swapped})
+    monkeypatch.setattr(type(gold.TABLES), "definition", lambda self, target: changed)
+    assert AC_006 in failures(spark, 8)
 
 
 def test_days_5_and_6_fail_without_their_tables(spark: Any, course: Settings) -> None:
