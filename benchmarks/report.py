@@ -102,14 +102,10 @@ def batch_section(figures: list[dict[str, Any]]) -> str:
         f"{two['silver and gold, a day']['wall'] / one['silver and gold, a day']['wall']:.1f} times"
         for one, two in pairwise(figures)
     ]
-    slower = [
-        f"{one['orders']:,}"
-        for one in figures
-        if one["silver and gold, a day"]["wall"] > one["silver and gold, full"]["wall"]
-    ]
-    costs = f"""
-At {" and ".join(slower)} orders the fixed cost of a day's many small questions to the engine exceeds what is saved: a
-full run is faster there.
+    is_slower = any(one["silver and gold, a day"]["wall"] > one["silver and gold, full"]["wall"] for one in figures)
+    costs = """
+Where a day takes longer than a full run, the reason is this: it asks the engine many small questions, which cost the
+same however few rows there are, and its MERGE rewrites each file that holds a changed row.
 """
     memory = ", ".join(
         f"{one['orders']:,} orders: engine {one['engine mb']:,.0f} MB (heap {one['heap']}), "
@@ -125,7 +121,7 @@ full run is faster there.
 
 Silver and gold from the same bronze, in the same run. DuckDB computes all of both in SQL of its own and delta-rs
 writes the tables; it keeps no history to go on from, so it has no day of changes.
-{costs if slower else ""}
+{costs if is_slower else ""}
 {table(head, rows)}
 
 ```mermaid
