@@ -78,7 +78,7 @@ def ingest(
             for source in chosen
             if landed[source.name]
         }
-        return [_finish(spark, source, landed[source.name], queries.get(source.name)) for source in chosen]
+        return [_finish(spark, source, landed[source.name], queries.get(source.name), volume) for source in chosen]
 
 
 def create_table(spark: SparkSession, source: Source) -> None:
@@ -189,8 +189,8 @@ def _start(
     # Spark lists the files after we have read their headers. One that lands in between has no header here: the batch
     # fails, and the next run, which has it, does it.
     is_known = F.col("source_file").isin([file.path for file in files])
-    surprise = F.concat("source_file", F.lit(" landed while the files were being looked at; run again"))
-    rows = rows.withColumn("source_file", F.when(is_known, F.col("source_file")).otherwise(F.raise_error(surprise)))
+    unknown = F.raise_error(F.concat("source_file", F.lit(" landed after the headers were read")))
+    rows = rows.withColumn("source_file", F.when(is_known, F.col("source_file")).otherwise(unknown))
     drifted = [F.bool_or(F.col("source_file") == path).alias(path) for path in _drifted(source, files)]
     counted = rows.observe("rows", F.count(F.lit(1)).alias("rows"), F.count("_malformed").alias("malformed"), *drifted)
     return (
@@ -209,7 +209,9 @@ def _observed(metrics: Row) -> dict[str, int]:
     return fields
 
 
-def _finish(spark: SparkSession, source: Source, files: list[LandedFile], query: StreamingQuery | None) -> Ingested:
+def _finish(
+    spark: SparkSession, source: Source, files: list[LandedFile], query: StreamingQuery | None, volume: Path
+) -> Ingested:
     counts = {"files": 0, "rows": 0, "malformed": 0}
     drift: dict[str, list[str]] = {}
     if query:
@@ -218,6 +220,12 @@ def _finish(spark: SparkSession, source: Source, files: list[LandedFile], query:
         try:
             query.awaitTermination()
         except StreamingQueryException as error:
+            late = {file.path for file in landed_files(volume, source)} - {file.path for file in files}
+            if late:
+                raise PipelineError(
+                    f"{', '.join(sorted(late))} landed while the run into {source.bronze_table} began.",
+                    "run again: nothing was written, and nothing is lost",
+                ) from error
             raise PipelineError(
                 f"Ingesting {source.name} into {source.bronze_table} failed: {first_line(error)}",
                 "mend the cause and run again; files already ingested are not read twice",

@@ -359,7 +359,8 @@ def _is_known(session: SparkSession) -> bool:
     if session.is_stopped:  # type: ignore[attr-defined]
         return False
     try:
-        session.version  # noqa: B018  a question that costs some milliseconds
+        # Some milliseconds. The version, which is not the session's, would be told to anybody.
+        session.conf.get("spark.sql.session.timeZone")
     except PySparkException as error:
         if "INVALID_HANDLE" in str(error):
             return False
