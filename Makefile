@@ -35,7 +35,7 @@ course: setup
 	@$(BIN)/shopmetrics course
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TESTS)
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -38,12 +38,16 @@ def reason_for(rule: Rule, rows: DataFrame) -> Column:
 def examined(rows: DataFrame, rules: Sequence[Rule]) -> DataFrame:
     """Add ``broken_rule STRING`` and ``reason STRING``: the first rule that a row breaks, NULL if it breaks none.
 
-    Rules of severity ``warn`` break nothing.
+    Rules of severity ``warn`` break nothing. One of severity ``fail`` goes before all others where a row's answer to it
+    is no: a row that is to be set aside as well must not hide what is to stop the table. Where the row has no answer,
+    because of a NULL, the order of the rules decides.
     """
+    asked = [rule for rule in rules if rule.severity != "warn"]
+    says_no = [(~F.expr(rule.expectation), rule) for rule in asked if rule.severity == "fail"]
     broken, reason = F.lit(None).cast("string"), F.lit(None).cast("string")
-    for rule in reversed([rule for rule in rules if rule.severity != "warn"]):
-        broken = F.when(is_broken(rule), F.lit(rule.name)).otherwise(broken)
-        reason = F.when(is_broken(rule), reason_for(rule, rows)).otherwise(reason)
+    for is_this, rule in reversed([*says_no, *((is_broken(rule), rule) for rule in asked)]):
+        broken = F.when(is_this, F.lit(rule.name)).otherwise(broken)
+        reason = F.when(is_this, reason_for(rule, rows)).otherwise(reason)
     return rows.withColumn("broken_rule", broken).withColumn("reason", reason)
 
 

@@ -27,6 +27,8 @@ class Dimension:
     join: DimensionJoin
     definition: TableDefinition
     table: DataFrame
+    before: DataFrame | None = None
+    """The same dimension as the fact's last run saw it, if it has changed since."""
     known: DataFrame | None = None
     """What is known of each key that the rows at hand name: the business key, ``known_since`` (when the source first
     delivered it) and ``has_member`` (the dimension has a row of it)."""
@@ -42,18 +44,36 @@ def without_unknown(events: DataFrame, dimensions: list[Dimension]) -> DataFrame
 
     Asked of events and not of facts: an order whose newest row names a product that does not exist keeps the status
     that it had before.
+
+    Adds ``was_broken BOOLEAN``: whether the event broke a rule, this one or another, by the dimensions as they were
+    ``before``. That follows from the versions alone, so a run that is repeated after an accident finds the same.
     """
+    events = events.withColumn("was_broken", F.col("broken_rule").isNotNull())
     for dimension in (one for one in dimensions if one.join.unknown == "quarantine"):
-        join, known = dimension.join, dimension.table.select(F.col(dimension.key).alias("known_key")).distinct()
+        join, known = dimension.join, _known_keys(dimension)
         found = events.join(F.broadcast(known), F.col(join.key) == F.col("known_key"), "left")
-        is_unknown = F.col("broken_rule").isNull() & F.col("known_key").isNull()
+        is_unknown = F.col("broken_rule").isNull() & F.col("is_known").isNull()
         sentence = F.concat(F.lit(f"{join.key} = "), F.col(join.key), F.lit(f": expected one of {join.dimension}"))
         events = (
             found.withColumn("reason", F.when(is_unknown, sentence).otherwise(F.col("reason")))
             .withColumn("broken_rule", F.when(is_unknown, F.lit(join.known_rule)).otherwise(F.col("broken_rule")))
-            .drop("known_key")
+            .withColumn("was_broken", F.col("was_broken") | F.col("was_known").isNull())
+            .drop("known_key", "is_known", "was_known")
         )
     return events
+
+
+def _known_keys(dimension: Dimension) -> DataFrame:
+    """Return the keys of a dimension now and before: ``known_key``, ``is_known`` and ``was_known``, true or NULL."""
+    known, key = F.lit(True), F.col(dimension.key).alias("known_key")
+    if dimension.before is None:
+        return dimension.table.select(key, known.alias("is_known"), known.alias("was_known")).distinct()
+    return (
+        dimension.table.select(key, known.alias("is_known"))
+        .unionByName(dimension.before.select(key, known.alias("was_known")), allowMissingColumns=True)
+        .groupBy("known_key")
+        .agg(F.some("is_known").alias("is_known"), F.some("was_known").alias("was_known"))
+    )
 
 
 def early(events: DataFrame, dimensions: list[Dimension]) -> DataFrame:

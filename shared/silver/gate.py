@@ -37,7 +37,8 @@ QUARANTINE_COLUMNS = {
 def examined(events: DataFrame, definition: TableDefinition) -> DataFrame:
     """Add ``broken_rule STRING`` and ``reason STRING``: the first rule that the event breaks, NULL if it breaks none.
 
-    Rules of severity ``warn`` break nothing; :func:`counts` counts them.
+    A rule that stops the table goes before those that set aside, see :func:`shared.rules.examined`. Rules of severity
+    ``warn`` break nothing; :func:`counts` counts them.
     """
     return rules.examined(events, definition.gate)
 

@@ -34,6 +34,11 @@ class DimensionJoin(Declared):
         """The rule under which a row with an unknown key is counted or set aside."""
         return f"{self.key}_is_known"
 
+    @property
+    def still_known_rule(self) -> str:
+        """The rule under which rows are counted that were accepted, until the dimension lost their key."""
+        return f"{self.key}_is_still_known"
+
 
 class DerivedColumn(Declared):
     """A column computed from the row itself; the expression may use derived columns above it."""

@@ -141,8 +141,10 @@ class _SilverRun(LayerRun[TableDefinition]):
     def _dimensions(self, work: SilverWork) -> list[Dimension]:
         dimensions = []
         for join in work.definition.dimension_joins:
-            table = self.snapshot(join.dimension, self.states[join.dimension].version)
-            dimensions.append(Dimension(join, self.known[join.dimension], table))
+            after, through = work.cursors[join.dimension], work.targets[join.dimension]
+            before = None if after is None or after == through else self.snapshot(join.dimension, after)
+            table = self.snapshot(join.dimension, through)
+            dimensions.append(Dimension(join, self.known[join.dimension], table, before))
         return dimensions
 
     def make_anew(self, work: SilverWork) -> None:
@@ -162,7 +164,7 @@ class _SilverRun(LayerRun[TableDefinition]):
         examined = self._examined(events.distinct_events(others), definition, dimensions)
         examined = changes.kept(events.in_question(examined, definition))
         self._count(work, examined, dimensions)
-        self._set_aside(work, examined, may_be_released=F.lit(True))
+        self._set_aside(work, examined)
 
         desired = (
             self._desired(definition, once, single=True)
@@ -189,6 +191,7 @@ class _SilverRun(LayerRun[TableDefinition]):
             work.counts["is_early"] += work.found["is_early"]
             if work.counts["is_unknown"] or work.found["is_unknown"]:
                 self._infer(work, [gate.accepted(examined), *self._pointing_at_nothing(work, dimensions)], dimensions)
+        work.released = self._release(work, examined)
 
     def _pointing_at_nothing(self, work: SilverWork, dimensions: list[Dimension]) -> list[DataFrame]:
         """Return the facts of the table that carry the key of an inferred member, if there are any."""
@@ -259,17 +262,17 @@ class _SilverRun(LayerRun[TableDefinition]):
         keys = list(definition.business_keys)
         cursor, version = work.cursors[definition.source], work.targets[definition.source]
         new = self._feed(definition.source, cursor, version)
-        touched = [new.select(*keys, F.lit(False).alias("was_aside"))] if new is not None else []
+        touched = [new.select(*keys, F.lit(False).alias("is_releasable"))] if new is not None else []
         touched += self._to_look_up_again(work)
         every = touched[0]
         for more in touched[1:]:
             every = every.unionByName(more)
-        touched_keys = changes.kept(every.groupBy(*keys).agg(F.some("was_aside").alias("was_aside")))
+        touched_keys = changes.kept(every.groupBy(*keys).agg(F.some("is_releasable").alias("is_releasable")))
         bounds = touched_keys.agg(
             F.min(keys[0]).alias("low"),
             F.max(keys[0]).alias("high"),
             F.count(F.lit(1)).alias("keys"),
-            F.count_if("was_aside").alias("aside"),
+            F.count_if("is_releasable").alias("releasable"),
         ).first()
         assert bounds is not None
         if bounds["keys"] == 0:
@@ -285,19 +288,16 @@ class _SilverRun(LayerRun[TableDefinition]):
         examined = self._examined(events.distinct_events(rows), definition, dimensions)
         examined = changes.kept(events.in_question(examined, definition))
         self._count(work, examined, dimensions)
-        aside = touched_keys.where("was_aside").select(gate.business_key(definition).alias("key"))
-        self._set_aside(
-            work,
-            examined,
-            may_be_released=F.col("business_key").isin([row.key for row in aside.collect()])
-            if bounds["aside"]
-            else None,
-        )
+        self._set_aside(work, examined)
         accepted = gate.accepted(examined)
         if work.counts["is_unknown"]:
             self._infer(work, [accepted], dimensions)
             dimensions = self._dimensions(work)
         self._merge_desired(work, accepted, touched_now, within, dimensions)
+        if bounds["releasable"]:
+            self._release(work, examined, touched_keys.where("is_releasable"))
+        # Not what was marked just now: a run that died may have marked it, and only this one will be in the log.
+        work.released = work.counts["released"]
 
     def _merge_desired(
         self, work: SilverWork, accepted: DataFrame, touched: DataFrame, within: str, dimensions: list[Dimension]
@@ -351,10 +351,18 @@ class _SilverRun(LayerRun[TableDefinition]):
         return examined.withColumn("is_tied", F.lit(False)).withColumn("is_late", F.lit(False))
 
     def _counters(self, definition: TableDefinition, dimensions: list[Dimension]) -> list[Any]:
-        barring = tuple(one.join.known_rule for one in dimensions if one.join.unknown == "quarantine")
+        barring = [one.join for one in dimensions if one.join.unknown == "quarantine"]
         passed = F.col("broken_rule").isNull()
+        was_accepted = ~F.col("is_new") & ~F.col("was_broken")
         return [
-            *gate.counts(definition, barring),
+            *gate.counts(definition, tuple(join.known_rule for join in barring)),
+            F.count_if(~passed).alias("broken"),
+            F.count_if(passed & ~F.col("is_new") & F.col("was_broken")).alias("released"),
+            F.count_if(was_accepted).alias("was_accepted"),
+            *(
+                F.count_if(was_accepted & (F.col("broken_rule") == join.known_rule)).alias(join.still_known_rule)
+                for join in barring
+            ),
             *(F.count_if(passed & F.col(name)).alias(name) for name in ("is_tied", "is_late")),
             F.count_if(passed & F.col("is_early") & F.col("is_new")).alias("is_early"),
             F.count_if(passed & F.col("is_unknown")).alias("is_unknown"),
@@ -374,33 +382,49 @@ class _SilverRun(LayerRun[TableDefinition]):
             "correct the source, or make the rule expect_or_quarantine",
         )
 
-    def _set_aside(self, work: SilverWork, examined: DataFrame, may_be_released: Column | None) -> None:
-        """Bring the quarantine to what the gate has found.
+    def _set_aside(self, work: SilverWork, examined: DataFrame) -> None:
+        """Add to the quarantine the events that break a rule, before the table does without them.
+
+        Old ones too: one that was accepted breaks a rule now if a dimension has lost what it names.
+        """
+        if not work.counts["broken"]:
+            return
+        aside = gate.quarantined(examined, work.definition, self.run_id)
+        # What an earlier run has left here, also one that died after this step, is set aside already.
+        fresh = aside.join(self._aside(work).select(*_ASIDE), list(_ASIDE), "left_anti")
+        fresh.select(*gate.QUARANTINE_COLUMNS).coalesce(1).writeTo(gate.QUARANTINE).append()
+
+    def _release(self, work: SilverWork, examined: DataFrame, keys: DataFrame | None = None) -> int:
+        """Mark what was set aside and is accepted now as released by this run; return how many rows that were.
+
+        After the table has them: if they were marked before, a run that died in between would leave them in neither.
 
         Args:
             work: the table's turn.
-            examined: the examined events.
-            may_be_released: which of the rows that are set aside may be accepted by now; None for none of them.
+            examined: the examined events, among them all of these keys.
+            keys: the business keys whose rows may be released; None for those of the whole table.
         """
-        target = work.definition.target
-        identity = ["rule", "row_json"]
-        there = self.spark.table(gate.QUARANTINE).where((F.col("table_name") == target) & F.col("released_by").isNull())
-        aside = gate.quarantined(examined, work.definition, self.run_id)
-        if may_be_released is not None:
-            gone = there.where(may_be_released).join(aside.select(*identity), identity, "left_anti").select(*identity)
-            gone = changes.kept(gone)
-            work.released = gone.count()
-            if work.released:
-                self.spark.sql(
-                    f"MERGE INTO {gate.QUARANTINE} AS q USING {{gone}} AS g "
-                    f"ON q.table_name = {catalog.sql_literal(target)} AND q.rule = g.rule AND q.row_json = g.row_json "
-                    f"WHEN MATCHED AND q.released_by IS NULL THEN UPDATE SET q.released_by = '{self.run_id}'",
-                    gone=gone,
-                )
-        if work.counts["quarantined"]:
-            # A run that died after this step has left its rows here: they are set aside already.
-            fresh = aside.join(there.select(*identity), identity, "left_anti").select(*gate.QUARANTINE_COLUMNS)
-            fresh.coalesce(1).writeTo(gate.QUARANTINE).append()
+        aside, broken = self._aside(work), gate.quarantined(examined, work.definition, self.run_id)
+        if keys is not None:
+            aside = aside.join(
+                keys.select(gate.business_key(work.definition).alias("business_key")), "business_key", "left_semi"
+            )
+        accepted = changes.kept(aside.join(broken.select(*_ASIDE), list(_ASIDE), "left_anti").select(*_ASIDE))
+        released: int = accepted.count()
+        if released:
+            same = " AND ".join(f"q.{name} = a.{name}" for name in _ASIDE)
+            self.spark.sql(
+                f"MERGE INTO {gate.QUARANTINE} AS q USING {{accepted}} AS a "
+                f"ON q.table_name = {catalog.sql_literal(work.definition.target)} AND {same} "
+                f"WHEN MATCHED AND q.released_by IS NULL THEN UPDATE SET q.released_by = '{self.run_id}'",
+                accepted=accepted,
+            )
+        return released
+
+    def _aside(self, work: SilverWork) -> DataFrame:
+        """Return what is set aside now of the table's rows."""
+        is_its = F.col("table_name") == work.definition.target
+        return self.spark.table(gate.QUARANTINE).where(is_its & F.col("released_by").isNull())
 
     def _with_inferred(
         self, desired: DataFrame, definition: TableDefinition, current: DataFrame | None = None
@@ -439,7 +463,11 @@ class _SilverRun(LayerRun[TableDefinition]):
                 work.reads = [replace(read, to_version=version) if read.table == name else read for read in work.reads]
 
     def _to_look_up_again(self, work: SilverWork) -> list[DataFrame]:
-        """Return the keys of facts that may find something else now than they did, and which were set aside."""
+        """Return the keys of facts that may find something else now than they did, and which may have to be released.
+
+        If a dimension may lack what a fact names, also the keys of all events that name what came to it or left it:
+        the fact as it is tells its newest event alone, and none if that was set aside.
+        """
         definition = work.definition
         fact = self.spark.table(definition.target) if definition.dimension_joins else None
         found = []
@@ -459,21 +487,27 @@ class _SilverRun(LayerRun[TableDefinition]):
                 since = F.col("touched_from")
                 is_theirs &= since.isNull() | (F.col(join.as_of) >= since)
             again = fact.join(moved, is_theirs, "left_semi")
-            found.append(again.select(*definition.business_keys, F.lit(False).alias("was_aside")))
+            found.append(again.select(*definition.business_keys, F.lit(False).alias("is_releasable")))
             if join.unknown == "quarantine":
-                waiting = self._waiting(definition, dimension)
-                came = feed.where("_change_type = 'insert'").select(F.col(dimension.key).alias("came_key"))
-                waiting = waiting.join(F.broadcast(came), F.col(join.key) == F.col("came_key"), "left_semi")
-                found.append(waiting.select(*definition.business_keys, F.lit(True).alias("was_aside")))
+                came = feed.where("_change_type = 'insert'").select(dimension.key)
+                naming = [_naming(came, dimension, self._ever_aside(definition, dimension))]
+                gone = feed.where("_change_type = 'delete'").select(dimension.key)
+                # Asked first, since it is rare: which events name such a key is found only by looking at all of them.
+                if not gone.isEmpty():
+                    left = gone.distinct().join(dimension.table, dimension.key, "left_anti")
+                    seen = self.snapshot(definition.source, work.cursors[definition.source])
+                    naming.append(_naming(left, dimension, seen))
+                found += [rows.select(*definition.business_keys, F.lit(True).alias("is_releasable")) for rows in naming]
         return found
 
-    def _waiting(self, definition: TableDefinition, dimension: Dimension) -> DataFrame:
-        """Return the rows that were set aside because a dimension lacked what they name: business and join keys."""
+    def _ever_aside(self, definition: TableDefinition, dimension: Dimension) -> DataFrame:
+        """Return the rows that were set aside because a dimension lacked what they name: business and join keys.
+
+        Released ones too: if the run that released one died, it counts as waiting until a run is in the log.
+        """
         schema = self.spark.table(definition.source).select(*definition.business_keys, dimension.join.key).schema
         aside = self.spark.table(gate.QUARANTINE).where(
-            (F.col("table_name") == definition.target)
-            & (F.col("rule") == dimension.join.known_rule)
-            & F.col("released_by").isNull()
+            (F.col("table_name") == definition.target) & (F.col("rule") == dimension.join.known_rule)
         )
         return aside.select(F.from_json("row_json", schema).alias("row")).select("row.*")
 
@@ -497,6 +531,8 @@ class _SilverRun(LayerRun[TableDefinition]):
                 results.append(RuleResult(name, "warn", checked, counts["is_early"]))
             else:
                 results.append(RuleResult(name, "quarantine", checked, counts[name]))
+                if lost := counts[join.still_known_rule]:
+                    results.append(RuleResult(join.still_known_rule, "info", counts["was_accepted"], lost))
             if join.as_of:
                 found = work.found
                 results.append(RuleResult(f"{join.key}_had_begun_at_{join.as_of}", "info", checked, found["is_before"]))
@@ -507,6 +543,16 @@ class _SilverRun(LayerRun[TableDefinition]):
             RuleResult(f"{definition.sequence_column}_is_in_order", "info", checked, counts["is_late"]),
         ]
         return tuple(results)
+
+
+_ASIDE = ("rule", "row_json")
+"""What names a row of a table's quarantine."""
+
+
+def _naming(some_keys: DataFrame, dimension: Dimension, rows: DataFrame) -> DataFrame:
+    """Return those of a fact's rows that name one of these keys of a dimension."""
+    some_keys = some_keys.withColumnRenamed(dimension.key, "named_key")
+    return rows.join(F.broadcast(some_keys), F.col(dimension.join.key) == F.col("named_key"), "left_semi")
 
 
 def _lookup_counts() -> list[Column]:

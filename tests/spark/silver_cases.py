@@ -341,6 +341,11 @@ class Shop:
                 "in = accepted + quarantined + duplicates": (
                     "SELECT 1 FROM ops.run_log WHERE rows_read <> rows_accepted + rows_quarantined + rows_duplicate"
                 ),
+                "what is set aside now = quarantined - released + lost by a dimension": (
+                    "SELECT 1 FROM (SELECT table_name, count(*) AS rows FROM silver.quarantine "
+                    "WHERE released_by IS NULL GROUP BY table_name) "
+                    "FULL JOIN logged USING (table_name) WHERE coalesce(rows, 0) <> coalesce(held, 0)"
+                ),
             }.items()
         ]
         found = self.rows(
@@ -349,6 +354,17 @@ class Shop:
                 SELECT *, lead(start_date) OVER w AS next_start, lead(tracked) OVER w AS next_tracked
                 FROM (SELECT *, {tracked} AS tracked FROM silver.dim_customers)
                 WINDOW w AS (PARTITION BY customer_id ORDER BY start_date)
+            ), runs AS (
+                SELECT *, max(IF(get(reads, 0).from_version IS NULL, started_at, NULL))
+                    OVER (PARTITION BY table_name) AS made_at
+                FROM ops.run_log WHERE status = 'succeeded' AND table_name LIKE 'silver.%'
+            ), lost AS (
+                SELECT run_id, table_name, sum(rows_failed) AS lost FROM ops.quality_results
+                WHERE rule LIKE '%is_still_known' GROUP BY ALL
+            ), logged AS (
+                SELECT table_name,
+                    sum(rows_quarantined + coalesce(lost, 0) - IF(started_at > made_at, rows_released, 0)) AS held
+                FROM runs LEFT JOIN lost USING (run_id, table_name) WHERE started_at >= made_at GROUP BY table_name
             ) {" UNION ALL ".join(parts)}"""
         )
         assert len(found) == len(parts)

@@ -31,6 +31,7 @@ NEWS = tuple(
         customer("C-1", 12, city="Bern"), customer("C-2", 30, is_deleted=True), customer("C-9", 10),
         customer("C-4", 10, email="nowhere"), order("O-1", "C-1", 15, updated=40, status="shipped"),
         order("O-4", "C-8", 15), order("O-5", "C-1", 15, quantity=0), order("O-6", "C-7", 15),
+        product("P-9", 1),
     )
 )  # fmt: skip
 
@@ -39,7 +40,7 @@ import sys, threading
 from pathlib import Path
 import shared
 from shared import changes, run_log, silver
-from shared.silver import scd2
+from shared.silver import runner, scd2
 
 point, reached = sys.argv[1], Path(sys.argv[2])
 
@@ -59,8 +60,8 @@ elif point == "dimension written, inferred members not":
     stop_here(scd2, "inferred_members", lambda *given: True)
 elif point == "inferred members written, fact not":
     stop_here(changes, "merge", lambda spark, table, *rest: table == "silver.orders_clean")
-elif point == "fact written, log not":
-    stop_here(run_log, "write", lambda *given: True)
+elif point == "fact written, what it releases not":
+    stop_here(runner._SilverRun, "_release", lambda run, work, *rest: work.definition.target == "silver.orders_clean")
 elif point == "results written, log not":
     stop_here(run_log, "_append", lambda spark, table, *rest: table == run_log.RUN_LOG)
 print(*(run.status for run in silver.run(shared.connect())))
@@ -106,17 +107,21 @@ def test_killed_at_every_point_between_its_writes_a_run_converges(shop, undistur
     found = {}
     for point in POINTS:
         process, reached = started(shop.home.home, point, tmp_path)
+        # The products run at the customers' side.
         wait_for(reached.exists, point, process)
+        wait_for(lambda: shop.versions()[PRODUCTS] > before[PRODUCTS], "the product", process)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         found[point] = {table: version - before[table] for table, version in shop.versions().items()}
     written = [{table.removeprefix("silver."): n for table, n in found[point].items() if n} for point in POINTS]
+    assert [tables.get("dim_products", 0) for tables in written] == [1, 1, 1, 1, 1]
     assert [tables.get("dim_customers", 0) for tables in written] == [0, 1, 2, 2, 2]
     assert [tables.get("orders_clean", 0) for tables in written] == [0, 0, 0, 1, 1]
     assert [tables.get("quarantine", 0) > 0 for tables in written] == [True] * 5
 
     done = shop.run()
     assert {run.status for run in done.values()} <= {"succeeded", "unchanged"}
+    assert done[FACT].rows_released == 1, "O-3, which a run that died has released, is released in the log"
     assert shop.contents() == undisturbed
     assert shop.broken_laws() == []
     # Nothing was written twice on the way.
@@ -199,10 +204,10 @@ def test_runs_at_once_end_as_if_one_had_waited_for_the_other(spark, shop, undist
     assert process.returncode == 0, errors
     statuses = sorted([*(" ".join(run.status for run in runs.values()) for runs in done), answer.strip()])
     assert statuses == [
-        "succeeded unchanged succeeded",
+        "succeeded succeeded succeeded",
         "unchanged unchanged unchanged",
         "unchanged unchanged unchanged",
     ]
     assert shop.contents() == undisturbed
-    once = {DIMENSION: 2, FACT: 1, PRODUCTS: 0}
+    once = {DIMENSION: 2, FACT: 1, PRODUCTS: 1}
     assert {table: shop.versions()[table] - before[table] for table in once} == once

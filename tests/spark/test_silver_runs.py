@@ -22,9 +22,9 @@ from spark.silver_cases import (
 )
 from unit import scd2_reference as reference
 
-from shared import catalog, silver
+from shared import catalog, changes, silver
 from shared.errors import MetadataError
-from shared.silver import metadata
+from shared.silver import metadata, runner
 
 DIMENSION, PRODUCTS, FACT = "silver.dim_customers", "silver.dim_products", "silver.orders_clean"
 
@@ -251,6 +251,50 @@ def test_a_fact_is_resolved_again_when_its_dimension_learns_more(shop):
     assert shop.contents() == everything
 
 
+def test_orders_of_a_product_that_leaves_are_set_aside_and_come_back_with_it(shop, monkeypatch):
+    """A stricter rule replaces the dimension by one with fewer rows; the fact goes on from what it had read."""
+
+    def dies(*given):
+        raise RuntimeError("power failure")
+
+    shop.delivered_and_run(
+        product("P-1", 1), product("P-2", 1, list_price="90.00"), customer("C-1", 10),
+        order("O-1", "C-1", 15), order("O-2", "C-1", 15, of="P-2"),
+        order("O-moved", "C-1", 15, of="P-2"), order("O-moved", "C-1", 15, of="P-1", updated=16),
+    )  # fmt: skip
+    before = shop.contents()
+    rule = {"name": "list_price_is_low", "expect_or_quarantine": "list_price < 50", "limit": "under 50"}
+    stricter = declared_with(PRODUCTS, rules=[rule])
+    shop.run(definitions=stricter, tables=[PRODUCTS])
+    # The run dies before the fact is written, then right after that; neither is in the log.
+    for owner, step, facts in ((changes, "merge", 3), (runner._SilverRun, "_release", 2)):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, step, dies)
+            with pytest.raises(RuntimeError, match="power failure"):
+                shop.run(definitions=stricter, tables=[FACT])
+        assert len(shop.rows(f"SELECT 1 FROM {FACT}")) == facts
+    lost = shop.run(definitions=stricter)[FACT]
+    assert (lost.reason, lost.rows_read, lost.rows_quarantined, lost.rows_changed) == ("", 0, 0, 0)
+    assert shop.quality(lost) == {"product_id_is_still_known": 2}
+    reason = f"product_id = P-2: expected one of {PRODUCTS}"
+    aside = shop.rows(f"SELECT business_key, reason FROM silver.quarantine WHERE table_name = '{FACT}' ORDER BY 1")
+    assert [tuple(row) for row in aside] == [("O-2", reason), ("O-moved", reason)]
+    assert shop.broken_laws() == []
+    fewer = shop.contents()
+
+    # They are set aside once, and a full run finds the same.
+    again = shop.delivered_and_run(arrived(order("O-2", "C-1", 15, of="P-2"), 2), definitions=stricter)[FACT]
+    assert (again.rows_duplicate, shop.quality(again)) == (1, {"row_is_not_a_duplicate": 1})
+    assert shop.contents() == fewer
+    shop.run(full=True, definitions=stricter)
+    assert shop.contents() == fewer
+
+    returned = shop.run()[FACT]
+    assert (returned.reason, returned.rows_released, returned.rows_inserted) == ("", 2, 1)
+    assert shop.contents() == before
+    assert shop.broken_laws() == []
+
+
 # Running again.
 
 
@@ -421,13 +465,17 @@ def test_a_rule_counts_or_sets_aside_or_stops_as_its_word_says(shop):
     ]  # fmt: skip
 
 
-def test_a_fatal_rule_stops_a_run_of_news_too(shop):
+def test_a_fatal_rule_stops_a_run_of_news_too_whatever_else_the_row_breaks(shop):
     rules = [{"name": "country_is_above_water", "expect_or_fail": "country <> 'Atlantis'", "limit": "dry land"}]
     definitions = declared_with(DIMENSION, rules=rules)
     shop.deliver(product("P-1", 1), customer("C-1", 10), order("O-1", "C-1", 15))
-    shop.run(definitions=definitions)
+    # It has no answer to the fatal rule, so the one before it sets it aside.
+    shop.deliver(customer("C-2", 10, email="nowhere", country=None))
+    first = shop.run(definitions=definitions)[DIMENSION]
+    assert (first.status, shop.quality(first)) == ("succeeded", {"email_is_valid": 1})
     versions = shop.versions()
-    done = shop.delivered_and_run(arrived(customer("C-3", 10, country="Atlantis"), 2), definitions=definitions)
+    news = arrived(customer("C-3", 10, email="nowhere", country="Atlantis"), 2)
+    done = shop.delivered_and_run(news, definitions=definitions)
     assert done[DIMENSION].status == "failed"
     assert "rule country_is_above_water is broken in 2.csv" in done[DIMENSION].reason
     assert shop.versions() == versions
@@ -462,6 +510,18 @@ def test_the_log_says_what_was_done(shop):
 
 def done_rules() -> tuple[metadata.Rule, ...]:
     return next(one for one in metadata.TABLES.declared() if one.target == FACT).gate
+
+
+def test_a_table_that_is_not_enabled_does_not_run(shop):
+    declared = metadata.TABLES.declared()
+    without = [one.model_copy(update={"is_enabled": one.target != PRODUCTS}) for one in declared]
+    shop.deliver(product("P-1", 1), customer("C-1", 10), order("O-1", "C-1", 15))
+    done = shop.run(definitions=without)
+    assert {table: run.status for table, run in done.items()} == {DIMENSION: "succeeded", FACT: "skipped"}
+    assert done[FACT].reason == f"skipped: {PRODUCTS} has never run"
+    assert PRODUCTS not in shop.versions()
+    with pytest.raises(MetadataError, match=rf"no enabled table {PRODUCTS}"):
+        shop.run(tables=[PRODUCTS], definitions=without)
 
 
 # Bad input.
@@ -583,19 +643,25 @@ def test_facts_side_by_side_infer_one_member_for_one_key(shop):
 
 def test_a_fact_may_wait_for_a_customer_and_carry_what_a_version_says(shop):
     waiting = fact("silver.waiting", OF_CUSTOMERS | {"take": ["customer_sk", "city"], "unknown": "quarantine"})
-    definitions = [*metadata.TABLES.declared(), waiting]
+    definitions = [*(one for one in metadata.TABLES.declared() if one.target != FACT), waiting]
 
     def cities() -> dict[str, str]:
         return {row.order_id: row.city for row in shop.rows("SELECT order_id, city FROM silver.waiting")}
 
     shop.deliver(product("P-1", 1), customer("C-1", 10), customer("C-1", 20, city="Rome"), order("O-1", "C-1", 15))
     shop.deliver(order("O-2", "C-2", 15))
-    done = shop.run(definitions=[one for one in definitions if one.target != FACT])["silver.waiting"]
+    done = shop.run(definitions=definitions)["silver.waiting"]
     assert (done.rows_accepted, done.rows_quarantined, cities()) == (1, 1, {"O-1": "Oslo"})
     # Of a tie the later arrival wins: the version starts where it did, and says something else.
     done = shop.delivered_and_run(
         arrived(customer("C-1", 10, city="Bern"), 2), arrived(customer("C-2", 10, city="Lima"), 2),
-        definitions=[one for one in definitions if one.target != FACT],
+        definitions=definitions,
     )["silver.waiting"]  # fmt: skip
     assert cities() == {"O-1": "Bern", "O-2": "Lima"}
     assert done.rows_released == 1
+    # A customer who turns out never to have been: a delete at the instant of the only event.
+    never = arrived(customer("C-2", 10, is_deleted=True), 3)
+    done = shop.delivered_and_run(never, definitions=definitions)["silver.waiting"]
+    assert (cities(), shop.quality(done)["customer_id_is_still_known"]) == ({"O-1": "Bern"}, 1)
+    aside = shop.rows("SELECT business_key, rule FROM silver.quarantine WHERE released_by IS NULL")
+    assert [tuple(row) for row in aside] == [("O-2", "customer_id_is_known")]

@@ -50,7 +50,7 @@ def _metadata(context: Context) -> Finding:
     cause="bronze has grown since the last run, or a table was changed by hand; silver.run(spark), or reset the table",
 )
 def _accounts(context: Context) -> Finding:
-    accounts = accounts_by_table(context.spark)
+    accounts, failed = accounts_by_table(context.spark), failures_by_rule(context.spark)
     aside = {
         row.table_name: row["rows"]
         for row in context.spark.sql(
@@ -66,7 +66,8 @@ def _accounts(context: Context) -> Finding:
             continue
         delivered = context.spark.table(definition.source).count()
         parts = account["accepted"] + account["quarantined"] + account["duplicate"]
-        held = account["quarantined"] - account["released"]
+        lost = sum(failed.get((name, join.still_known_rule), 0) for join in definition.dimension_joins)
+        held = account["quarantined"] - account["released"] + lost
         if account["read"] != delivered:
             wrong.append(f"{name}: {account['read']:,} of {delivered:,} rows read")
         elif parts != account["read"]:
@@ -81,10 +82,13 @@ def _accounts(context: Context) -> Finding:
 def accounts_by_table(spark: Any) -> dict[str, dict[str, int]]:
     """Return what became of the rows of each table's source: read, accepted, quarantined, duplicate, released.
 
-    Added up over the table's runs, from the one that made it from everything in bronze.
+    Added up over the table's runs, from the one that made it from everything in bronze. What that one released, runs
+    before it had set aside.
     """
     counted = ("read", "accepted", "quarantined", "duplicate", "released")
-    sums = [F.sum(f"rows_{name}").alias(name) for name in counted]
+    is_later = F.col("started_at") > F.col("since")
+    later = {"released": F.when(is_later, F.col("rows_released")).otherwise(0)}
+    sums = [F.sum(later.get(name, F.col(f"rows_{name}"))).alias(name) for name in counted]
     rows = _runs_that_made_it(spark).groupBy("table_name").agg(*sums).collect()
     return {row.table_name: {name: int(row[name]) for name in counted} for row in rows}
 
