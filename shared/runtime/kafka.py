@@ -52,6 +52,9 @@ if TYPE_CHECKING:
 TOPIC = "clickstream-events"
 PARTITIONS = 3
 RETENTION_HOURS = 24
+SEGMENT_HOURS = 1
+"""Kafka removes whole segments of a partition, and only those that are no longer written to: by so much, a record may
+outlive its retention."""
 
 SERVERS, KEY, SECRET, PROTOCOL = (
     "KAFKA_BOOTSTRAP_SERVERS",
@@ -301,6 +304,8 @@ def _broker_properties(port: int, key: str, secret: str) -> dict[str, str | int]
         "log.dirs": DATA,
         **one_of_each,
         "auto.create.topics.enable": "false",
+        # The segment.ms of every topic, of those of an earlier day too: a week by default. A named cluster has its own.
+        "log.roll.ms": SEGMENT_HOURS * 3_600_000,
         "group.initial.rebalance.delay.ms": 0,
         # A broker that was killed may come back once its last session is over: 9 s by default.
         "broker.session.timeout.ms": 3_000,

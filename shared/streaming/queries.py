@@ -22,6 +22,7 @@ from pyspark.sql import functions as F
 
 from shared import catalog, changes
 from shared.errors import PipelineError
+from shared.private import write_private
 from shared.runtime import kafka
 from shared.runtime.kafka import TOPIC
 from shared.settings import Settings, get_settings
@@ -267,7 +268,8 @@ def _claimed(spark: SparkSession, stream: Stream, identities: dict[str, str], se
                 advice,
             )
         directory.mkdir(parents=True, exist_ok=True)
-        note.write_text(json.dumps(identities))
+        # Whole or not at all: half a note, left by a kill or a full disk, would keep every later run from starting.
+        write_private(note, json.dumps(identities))
         return str(directory / "stream")
     there = json.loads(note.read_text())
     other = sorted(name for name in there.keys() | identities.keys() if there.get(name) != identities.get(name))

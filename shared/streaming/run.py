@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -16,25 +17,31 @@ from pyspark.errors import PySparkException, StreamingQueryException
 from pyspark.sql import functions as F
 
 from shared import catalog, run_log
-from shared.errors import PipelineError, first_line
+from shared.errors import BrokerError, PipelineError, ShopMetricsError, first_line
 from shared.run_log import TableRun
 from shared.runtime import kafka
 from shared.runtime.kafka import TOPIC
 from shared.settings import Settings, get_settings, on_databricks
 from shared.streaming import queries
 from shared.streaming.contracts import BRONZE, EVENTS, LOG, SESSIONS
+from shared.streaming.queries import TO_BRONZE, TO_GOLD
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
     from pyspark.sql.streaming import StreamingQuery
 
     from shared.runtime.kafka import Cluster
+    from shared.streaming.queries import Stream
 
 LOOK_SECONDS = 5.0
 """How often a running stream is asked how far it is."""
 
 STALL_SECONDS = 30.0
-"""A stream that has made no progress for so long, though it should have, is looked at."""
+"""A stream that has made no progress for so long, though it should have, is looked at; a live one is called stalled."""
+
+TELL_SECONDS, GIVE_UP_SECONDS = 120.0, 600.0
+"""A run whose stream has written nothing for so long says so, and ends. From one of its tables to the next, a
+micro-batch takes seconds."""
 
 LIVE_INTERVAL = 2.0
 """Seconds between the micro-batches of a live stream, at least. The streams share the cores: bronze, if it ran more
@@ -83,14 +90,15 @@ class Status:
     messages_per_second: float
     """In the newest micro-batch of bronze."""
     lag: int
-    """Messages in the topic that are not in bronze yet."""
+    """Messages in the topic, as far as Kafka has said, that are not in bronze yet."""
     latency_median: float | None
     """Seconds from the producer's timestamp to the row in gold, in the newest micro-batch; None before the first."""
     latency_p99: float | None
     open_sessions: int
     """Some seconds ago."""
     stalled: str | None
-    """What is the matter, if messages wait and none has been read for ``STALL_SECONDS``."""
+    """What is the matter, if Kafka does not answer, or if messages wait and none has been read for ``STALL_SECONDS``,
+    or no table written in the middle of a micro-batch for twice as long."""
 
 
 def run(
@@ -109,7 +117,8 @@ def run(
 
     Raises:
         BrokerError: if Kafka does not answer, refuses, or has no such topic.
-        PipelineError: if a stream fails, if a checkpoint does not belong to its tables, or if the streams already run.
+        PipelineError: if a stream fails or does nothing for ``GIVE_UP_SECONDS``, if a checkpoint does not belong to
+            its tables, or if the streams already run. What was done until then is in ``ops.run_log``, as failed.
 
     Example:
         >>> for table in streaming.run(shared.connect()).tables:
@@ -120,8 +129,9 @@ def run(
         cluster = cluster or kafka.connect(settings)
         with _accounted(spark) as account:
             query = queries.start_bronze(spark, cluster, settings, topic=topic)
-            _finish(query, lambda: kafka.topic_identity(cluster, topic))
-            _finish(queries.start_silver_gold(spark, settings), lambda: None)
+            _finish(spark, TO_BRONZE, query, lambda: kafka.topic_identity(cluster, topic))
+            account.finished.update(TO_BRONZE.tables)
+            _finish(spark, TO_GOLD, queries.start_silver_gold(spark, settings))
         return account.done
 
 
@@ -136,7 +146,7 @@ class Live:
         interval: seconds between micro-batches, at least.
 
     Raises:
-        BrokerError: on entering, as :func:`run` does.
+        BrokerError: on entering, as :func:`run` does; and by :meth:`status`, once a stream has failed because of Kafka.
         PipelineError: likewise; and by :meth:`status`, once a stream has failed.
 
     Example:
@@ -159,12 +169,10 @@ class Live:
         """What the streams did, once they have ended."""
 
     def __enter__(self) -> Live:
-        self._lock = queries.alone(self._settings)
-        self._lock.__enter__()
-        try:
+        with ExitStack() as entered:
+            entered.enter_context(queries.alone(self._settings))
             self._cluster = self._given or kafka.connect(self._settings)
-            self._accounts = _accounted(self._spark)
-            self._account = self._accounts.__enter__()
+            self._account = entered.enter_context(_accounted(self._spark))
             # Bronze holds every offset up to the last one it has read.
             last = self._spark.table(BRONZE).groupBy("partition").agg(F.max("offset").alias("offset"))
             self._first: int = sum(row["offset"] + 1 for row in last.collect())
@@ -172,54 +180,61 @@ class Live:
                 bronze = queries.start_bronze(
                     self._spark, self._cluster, self._settings, topic=self._topic, interval=self._interval
                 )
-                try:
-                    gold = queries.start_silver_gold(self._spark, self._settings, interval=self._interval)
-                    self._queries = (bronze, gold)
-                except BaseException:
-                    bronze.stop()
-                    raise
-        except BaseException:
-            self._lock.__exit__(None, None, None)
-            raise
+                entered.callback(_stop, bronze)
+                gold = queries.start_silver_gold(self._spark, self._settings, interval=self._interval)
+                entered.callback(_stop, gold)
+            self._entered = entered.pop_all()
+        self._queries = (bronze, gold)
+        self._watch = _Watch(self._spark, TO_GOLD, gold)
         self._begun = self._moved = time.monotonic()
-        self._read = self._first
+        self._read = self._end = self._first
         self._open, self._counted = 0, -math.inf
         return self
 
     def __exit__(self, *error: Any) -> None:
-        try:
+        if error[0] is not None and error[0] is not KeyboardInterrupt:
+            self._entered.__exit__(*error)
+            return
+        with self._entered:
             for query in self._queries:
                 query.stop()
             # What bronze holds by now goes on to gold, so that both end at the same event.
-            if error[0] is None or error[0] is KeyboardInterrupt:
-                _finish(queries.start_silver_gold(self._spark, self._settings), lambda: None)
-                self._accounts.__exit__(None, None, None)
-                self.done = self._account.done
-        finally:
-            self._lock.__exit__(None, None, None)
+            _finish(self._spark, TO_GOLD, queries.start_silver_gold(self._spark, self._settings))
+        self.done = self._account.done
 
     def status(self) -> Status:
         """Return how the streams stand.
 
         Raises:
+            BrokerError: if the one from Kafka has failed, and Kafka does not answer, refuses, or has no such topic.
             PipelineError: if one of them has failed, with the cause.
         """
+        bronze, gold = self._queries
         for query in self._queries:
             failure = query.exception()
             if failure or not query.isActive:
+                if query is bronze:
+                    # Of what is wrong with Kafka, the engine has the words of a client deep inside it.
+                    kafka.topic_identity(self._cluster, self._topic)
                 raise _failed(query.name or "the stream", failure)
-        now = time.monotonic()
         read = self._position()
-        if read != self._read:
-            self._read, self._moved = read, now
-        end = sum(kafka.end_offsets(self._cluster, self._topic).values())
-        lag = end - read
         stalled = None
-        if lag and now - self._moved > STALL_SECONDS:
-            stalled = f"{lag:,} messages wait, and none has been read for {now - self._moved:.0f} s"
-        elif not lag:
-            self._moved = now
-        progress = self._queries[0].lastProgress
+        try:
+            self._end = sum(kafka.end_offsets(self._cluster, self._topic).values())
+        except BrokerError as error:
+            # It may come back, as after a restart: the stream goes on then, and fails by itself if it does not.
+            stalled = error.problem
+        now, patience = time.monotonic(), STALL_SECONDS + self._interval
+        lag = max(0, self._end - read)
+        if read != self._read or not lag:
+            self._read, self._moved = read, now
+        elif now - self._moved > patience:
+            stalled = stalled or f"{lag:,} messages wait, and none has been read for {now - self._moved:.0f} s"
+        idle = self._watch.idle(may_rest=True)
+        # Its tables are looked at for half the time: a micro-batch of many events takes long, and is at work.
+        if idle > STALL_SECONDS + patience:
+            stalled = stalled or _standstill(gold, idle)
+        progress = bronze.lastProgress
         newest = self._spark.table(LOG).orderBy(F.col("finished_at").desc()).limit(1).collect()
         is_ours = bool(newest) and newest[0]["batch_id"] > self._account.last_batch
         if now - self._counted > COUNT_SECONDS:
@@ -266,35 +281,51 @@ def _interpreted(spark: SparkSession) -> Iterator[None]:
 @dataclass
 class _Account:
     run_id: str
+    started_at: datetime
+    clock: float
     versions: dict[str, int]
     last_batch: int
-    done: StreamRun
+    finished: set[str] = field(default_factory=set)
+    """Tables whose stream has ended well, whatever comes after."""
+    done: StreamRun = field(init=False)
 
 
 @contextmanager
 def _accounted(spark: SparkSession) -> Iterator[_Account]:
-    """Make the tables, and write into the run log what was done to them meanwhile."""
+    """Make the tables, and write into the run log what was done to them meanwhile; also if it ends with an error."""
     queries.create_tables(spark)
     run_log.create_tables(spark)
     names = [table for stream in queries.STREAMS for table in stream.tables]
     before = {table: catalog.version(spark, table) for table in names}
-    run_id, started, clock = run_log.new_run_id(), datetime.now(UTC), time.perf_counter()
-    account = _Account(run_id, before, _last_batch(spark), StreamRun(run_id, 0.0, ()))
-    yield account
+    account = _Account(run_log.new_run_id(), datetime.now(UTC), time.perf_counter(), before, _last_batch(spark))
+    try:
+        yield account
+    except (Exception, KeyboardInterrupt) as error:
+        if type(error).__name__ != "SparkConnectGrpcException":  # the engine is gone: there is nobody left to ask
+            reason = error.problem if isinstance(error, ShopMetricsError) else first_line(error)
+            # What has failed first is what is to be told.
+            with suppress(Exception):
+                _close(spark, account, reason or type(error).__name__)
+        raise
+    _close(spark, account)
+
+
+def _close(spark: SparkSession, account: _Account, failure: str = "") -> None:
+    """Write an account into the run log; after a failure, as failed those tables whose stream has not ended well."""
     batches = spark.table(LOG).where(F.col("batch_id") > account.last_batch)
     counted = ("rows_read", "rows_quarantined")
     each = batches.groupBy("batch_id").agg(*(F.max(name).alias(name) for name in counted))
     counts = each.agg(*(F.coalesce(F.sum(name), F.lit(0)).alias(name) for name in counted)).first()
     assert counts is not None
-    seconds = time.perf_counter() - clock
+    seconds = time.perf_counter() - account.clock
     runs = []
-    for table, version in before.items():
+    for table, version in account.versions.items():
         rows = catalog.changes_since(spark, table, version)
         done = TableRun(
-            run_id=run_id,
+            run_id=account.run_id,
             table_name=table,
             status="succeeded" if any(rows.values()) else "unchanged",
-            started_at=started,
+            started_at=account.started_at,
             seconds=round(seconds, 3),
             rows_inserted=rows["inserted"],
             rows_updated=rows["updated"],
@@ -302,20 +333,24 @@ def _accounted(spark: SparkSession) -> Iterator[_Account]:
             from_version=version,
             to_version=catalog.version(spark, table),
         )
+        if failure and table not in account.finished:
+            done = replace(done, status="failed", reason=failure)
         if table == BRONZE:
             done = replace(done, rows_read=rows["inserted"], rows_accepted=rows["inserted"])
         elif table == EVENTS:
+            # Not what the batches say: one that was killed and run again found its own events there already. And one
+            # that was cut short has written events, but not yet what it has read.
+            read = max(counts["rows_read"], rows["inserted"] + counts["rows_quarantined"])
             done = replace(
                 done,
-                rows_read=counts["rows_read"],
-                # Not what the batches say: one that was killed and run again found its own events there already.
+                rows_read=read,
                 rows_accepted=rows["inserted"],
                 rows_quarantined=counts["rows_quarantined"],
-                rows_duplicate=counts["rows_read"] - rows["inserted"] - counts["rows_quarantined"],
+                rows_duplicate=read - rows["inserted"] - counts["rows_quarantined"],
             )
         runs.append(done)
     run_log.write(spark, runs)
-    account.done = StreamRun(run_id, seconds, tuple(runs))
+    account.done = StreamRun(account.run_id, seconds, tuple(runs))
 
 
 def _last_batch(spark: SparkSession) -> int:
@@ -323,30 +358,81 @@ def _last_batch(spark: SparkSession) -> int:
     return int(row["last"]) if row is not None and row["last"] is not None else -1
 
 
-def _finish(query: StreamingQuery, check: Callable[[], Any]) -> None:
+class _Watch:
+    """Sees when a stream gets on: ends a micro-batch, or in the middle of one writes to a table."""
+
+    def __init__(self, spark: SparkSession, stream: Stream, query: StreamingQuery) -> None:
+        self._spark, self._tables, self._query = spark, stream.tables, query
+        self._batch: int | None = None
+        self._written: list[int] = []
+        self._moved = time.monotonic()
+
+    def idle(self, *, may_rest: bool = False) -> float:
+        """Return for how many seconds it has not got on; its tables are looked at after ``STALL_SECONDS``.
+
+        Args:
+            may_rest: whether the time between two micro-batches does not count.
+        """
+        progress = self._query.lastProgress
+        batch = progress["batchId"] if progress else None
+        now = time.monotonic()
+        if batch != self._batch or (may_rest and not self._query.status["isTriggerActive"]):
+            self._batch, self._written, self._moved = batch, [], now
+        elif now - self._moved > STALL_SECONDS:
+            # Not before, since to ask takes from the streams.
+            written = [catalog.version(self._spark, table) for table in self._tables]
+            if self._written and written != self._written:
+                self._moved = now
+            self._written = written
+        return now - self._moved
+
+
+def _standstill(query: StreamingQuery, seconds: float) -> str:
+    message = query.status["message"]
+    return f"the stream {query.name} has written nothing for {seconds:.0f} s; the engine says of it: {message}"
+
+
+def _finish(
+    spark: SparkSession, stream: Stream, query: StreamingQuery, check: Callable[[], Any] = lambda: None
+) -> None:
     """Wait until a query has read what is there.
 
     Args:
+        spark: the session.
+        stream: what the query is a run of.
         query: the query.
-        check: asked when there is no progress for long; raises if its source is to blame.
+        check: asked when there is no progress for long, or the query fails; raises if its source is to blame.
+
+    Raises:
+        PipelineError: if the query fails, or does nothing for ``GIVE_UP_SECONDS``.
     """
-    seen, moved = None, time.monotonic()
+    watch, told = _Watch(spark, stream, query), False
     try:
         while not query.awaitTermination(LOOK_SECONDS):  # type: ignore[arg-type]
-            progress = query.lastProgress
-            batch = progress["batchId"] if progress else None
-            if batch != seen:
-                seen, moved = batch, time.monotonic()
-            elif time.monotonic() - moved > STALL_SECONDS:
+            idle = watch.idle()
+            if idle > STALL_SECONDS:
                 check()
-                moved = time.monotonic()
+            if idle > GIVE_UP_SECONDS:
+                raise PipelineError(
+                    f"The run was ended, since {_standstill(query, idle)}",
+                    "run again: what was done is not done twice; if it comes to a standstill again, `shopmetrics down` "
+                    "ends the engine, and the next run starts another",
+                )
+            if idle > TELL_SECONDS and not told:
+                print(f"waiting: {_standstill(query, idle)}", file=sys.stderr, flush=True)
+            told = idle > TELL_SECONDS
     except StreamingQueryException as error:
+        check()
         raise _failed(query.name or "the stream", error) from error
     except BaseException:
         # Ctrl-C, or a source that is gone. Without this the query would run on in the engine.
-        with suppress(PySparkException):
-            query.stop()
+        _stop(query)
         raise
+
+
+def _stop(query: StreamingQuery) -> None:
+    with suppress(PySparkException):
+        query.stop()
 
 
 def _failed(name: str, error: BaseException | None) -> PipelineError:

@@ -153,6 +153,8 @@ def test_the_topic_has_three_partitions_and_keeps_a_day(home: Settings) -> None:
     client = AdminClient(cluster.client_config())
     described = client.describe_configs([asked])[asked].result(10)
     assert int(described["retention.ms"].value) == 24 * 60 * 60 * 1000
+    # Of the segment that is written to, nothing is removed.
+    assert int(described["segment.ms"].value) == 60 * 60 * 1000
 
 
 def test_it_listens_on_loopback_only(home: Settings) -> None:

@@ -6,6 +6,7 @@ they find there must be no obstacle.
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -27,7 +28,7 @@ from shared.runtime import kafka
 from shared.runtime import spark as engine
 from shared.settings import CHECKOUT, Settings, get_settings
 from shared.streaming import queries
-from shared.streaming.contracts import EVENTS, LOG
+from shared.streaming.contracts import BRONZE, EVENTS, LOG
 
 KILL_POINTS = {
     "quarantine written, events not": ("shared.streaming.events", "append_new", "before"),
@@ -181,24 +182,55 @@ def test_killed_between_any_two_of_its_writes_the_engine_goes_on(accidents: Acci
     assert accidents.traffic.versions() == versions
 
 
-@pytest.mark.parametrize("which", [("engine",), ("broker",), ("engine", "broker")], ids="-".join)
-def test_killed_while_bronze_is_filled(accidents: Accidents, which: tuple[str, ...], monkeypatch):
+@pytest.mark.parametrize(
+    ("which", "table", "commits"),
+    [
+        (("engine",), BRONZE, 3),
+        (("broker",), BRONZE, 1),
+        (("broker",), EVENTS, 1),
+        (("engine", "broker"), BRONZE, 3),
+        (("engine", "broker"), EVENTS, 1),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, tuple) else str(value),
+)
+def test_killed_once_a_table_has_so_many_commits_more(
+    accidents: Accidents, which: tuple[str, ...], table: str, commits: int
+):
+    """It is bronze, in the middle of Kafka's messages, or the events, with sessions and hours still to come."""
     accidents.restart()
-    # A broker that is gone is noticed sooner than its clients give up.
-    monkeypatch.setattr("shared.streaming.bronze.RECORDS_PER_BATCH", 20)
-    accidents.send(400)
-    before = accidents.commits(TABLES[0])
-    problem: list[str] = []
-    run = threading.Thread(target=lambda: problem.append(accidents.fails()))
-    run.start()
-    deadline = time.monotonic() + 60
-    while (done := accidents.commits(TABLES[0]) - before) < 3:
-        assert time.monotonic() < deadline, "three micro-batches were awaited for 60 s"
-    accidents.kill(*which)
-    run.join(120)
-    assert problem, "the run was to end with an error"
-    assert done < 15, "the kill was to come in the middle"
-    monkeypatch.setattr("shared.streaming.bronze.RECORDS_PER_BATCH", 100_000)
+    accidents.send(200)
+    before, commits_before = accidents.commits(BRONZE), accidents.commits(table)
+    outcome: list[BaseException | None] = []
+
+    def run() -> None:
+        try:
+            accidents.traffic.run()
+            outcome.append(None)
+        except Exception as error:
+            outcome.append(error)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("shared.streaming.bronze.RECORDS_PER_BATCH", 20 if table == BRONZE else 100_000)
+        # A broker that is gone is noticed sooner than its clients give up.
+        for name in ("LOOK_SECONDS", "STALL_SECONDS"):
+            patch.setattr(importlib.import_module("shared.streaming.run"), name, 1.0)
+        patch.setattr(kafka, "ANSWER_TIMEOUT", 3.0)
+        thread = threading.Thread(target=run)
+        thread.start()
+        deadline = time.monotonic() + 60
+        while accidents.commits(table) - commits_before < commits:
+            assert time.monotonic() < deadline, f"{commits} commits of {table} were awaited for 60 s"
+        accidents.kill(*which)
+        thread.join(120)
+    assert outcome, "the run was to end"
+    if "engine" in which:
+        assert type(outcome[0]).__name__ == "SparkConnectGrpcException", outcome
+    elif table == BRONZE:
+        assert isinstance(outcome[0], BrokerError), outcome
+    else:
+        assert outcome == [None], "past bronze nobody needs the broker"
+    if table == BRONZE:
+        assert accidents.commits(BRONZE) - before < 8, "the kill was to come in the middle"
     accidents.assert_converges()
 
 

@@ -13,6 +13,7 @@ import signal
 import socket
 import time
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 
@@ -21,6 +22,7 @@ import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 from pydantic import SecretStr
+from pyspark.sql import functions as F
 from streaming.clickstream_cases import NINE, QUARANTINE, TABLES, Sent, Traffic, computed, event, text
 
 from generators.clickstream import EVENT, LATE, Clickstream, ClickstreamPlan
@@ -455,6 +457,189 @@ def test_messages_that_are_gone_before_they_were_read_stop_the_stream(traffic, p
     assert traffic.spark.table(EVENTS).count() == 1
 
 
+@pytest.mark.skipif(not psutil.POSIX, reason="a limit to the size of files can be set on POSIX only")
+def test_a_checkpoint_that_could_not_be_claimed_is_claimed_by_the_next_run(settings, monkeypatch):
+    """For a process whose files may not grow, every disk is full."""
+    import resource
+
+    monkeypatch.setattr(catalog, "version", lambda spark, table: 0)
+    identities = {BRONZE: "the id of a table", "topic clicks": "the id of a topic"}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            queries._claimed(None, queries.TO_BRONZE, identities, settings)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    checkpoint = queries._claimed(None, queries.TO_BRONZE, identities, settings)
+    assert queries._claimed(None, queries.TO_BRONZE, identities, settings) == checkpoint
+
+
+# --- what fails, and what stands still -----------------------------------------------------------------------------
+
+
+def test_a_step_that_fails_in_python_is_told_by_its_error(traffic, monkeypatch):
+    def fail(batch, batch_id):
+        raise ValueError("no such shelf")
+
+    monkeypatch.setattr(queries, "apply", fail)
+    traffic.send(event("a", 0))
+    with pytest.raises(PipelineError, match="has ended: ValueError: no such shelf"):
+        traffic.run()
+    monkeypatch.undo()
+    traffic.run()
+    traffic.assert_equal(computed(one.value for one in traffic.assert_complete()))
+
+
+def logged(traffic: Traffic) -> list[dict[str, object]]:
+    """Return the rows of the newest run in the log, in the order in which events pass through their tables."""
+    rows = [row.asDict() for row in traffic.spark.table("ops.run_log").collect()]
+    newest = max(rows, key=lambda row: row["started_at"])["run_id"]
+    return sorted((row for row in rows if row["run_id"] == newest), key=lambda row: TABLES.index(row["table_name"]))
+
+
+def test_what_a_run_did_before_it_failed_is_in_the_log(traffic, small_batches, monkeypatch):
+    def fail_at_the_second(batch, batch_id):
+        from shared.streaming import queries
+
+        if batch_id:
+            raise ValueError("no such shelf")
+        queries.apply(batch, batch_id)
+
+    def fail_between_events_and_sessions(batch, batch_id):
+        from shared.streaming import queries
+
+        def fail(*_):
+            raise ValueError("no such shelf")
+
+        queries.sessions.update = fail
+        queries.apply(batch, batch_id)
+
+    # Of one partition, so that each run of bronze is one file, and so a micro-batch of its own.
+    kafka.delete_topic(traffic.cluster, traffic.topic)
+    kafka.create_topic(traffic.cluster, traffic.topic, partitions=1)
+    twice = event("b", 0)
+    traffic.send(event("a", 0), twice, twice, Sent(None, b"garbage"), event("a", 1), event("a", 2))
+    small_batches(4)
+    with monkeypatch.context() as patch:
+        patch.setattr(queries, "apply", fail_at_the_second)
+        with pytest.raises(PipelineError):
+            traffic.run()
+    rows = logged(traffic)
+    assert [row["status"] for row in rows] == ["succeeded", "failed", "failed", "failed"]
+    assert "ValueError: no such shelf" in rows[1]["reason"]
+    assert (rows[0]["reason"], rows[0]["rows_inserted"]) == ("", 6)
+    first = {"read": 4, "accepted": 2, "quarantined": 1, "duplicate": 1}
+    assert traffic.assert_accounts() == first
+
+    with monkeypatch.context() as patch:
+        patch.setattr(queries, "apply", fail_between_events_and_sessions)
+        with pytest.raises(PipelineError):
+            traffic.run()
+    rows = logged(traffic)
+    assert [row["status"] for row in rows] == ["unchanged", "failed", "failed", "failed"]
+    counts = ("rows_read", "rows_accepted", "rows_quarantined", "rows_duplicate", "rows_inserted")
+    assert [rows[1][name] for name in counts] == [2, 2, 0, 0, 2]
+
+    done = traffic.run()
+    assert {run.status for run in done.values()} == {"unchanged", "succeeded"}
+    assert (done[EVENTS].rows_read, done[EVENTS].rows_duplicate) == (2, 2), "its events were there already"
+    traffic.assert_equal(computed(one.value for one in traffic.assert_complete() if one.key))
+    accepted = traffic.rows("ops.run_log", ("sum(rows_accepted)",), f"table_name = '{EVENTS}'")
+    assert accepted == [(traffic.spark.table(EVENTS).count(),)]
+
+
+@contextmanager
+def impatience(*, limit: float = 6.0, answer: float | None = None):
+    """Let a standstill be noticed after a second, told after half the limit, and be the end of a run after the limit.
+
+    And let Kafka answer in so many seconds.
+    """
+    # The package's attribute of this name is the function.
+    module = importlib.import_module("shared.streaming.run")
+    limits = {"LOOK_SECONDS": 0.5, "STALL_SECONDS": 1.0, "TELL_SECONDS": limit / 2, "GIVE_UP_SECONDS": limit}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, seconds in limits.items():
+            patch.setattr(module, name, seconds)
+        if answer:
+            patch.setattr(kafka, "ANSWER_TIMEOUT", answer)
+        yield
+
+
+def hanging(released: str):
+    """Return what the engine calls instead of ``apply``: the same, once this file is there."""
+
+    # Sent to the engine by value: nothing of this module is there.
+    def apply(batch, batch_id):
+        import os
+        import time
+
+        from shared.streaming import queries
+
+        while not os.path.exists(released):
+            time.sleep(0.1)
+        queries.apply(batch, batch_id)
+
+    return apply
+
+
+@pytest.mark.parametrize("which", ["bronze", "silver_gold"])
+def test_a_stream_that_does_nothing_for_long_says_so_and_is_ended(traffic, monkeypatch, tmp_path, capsys, which: str):
+    parsed = bronze.parsed
+
+    def asleep(records):
+        return parsed(records).where(F.expr("reflect('java.lang.Thread', 'sleep', 600000L) IS NOT NULL"))
+
+    traffic.send(event("a", 0))
+    with monkeypatch.context() as patch, impatience():
+        if which == "bronze":
+            patch.setattr(bronze, "parsed", asleep)
+        else:
+            patch.setattr(queries, "apply", hanging(str(tmp_path / "never")))
+        with pytest.raises(PipelineError, match=f"the stream clickstream_{which} has written nothing for ") as raised:
+            traffic.run()
+    assert "`shopmetrics down`" in raised.value.hint
+    told = re.findall(
+        rf"^waiting: the stream clickstream_{which} has written .*$", capsys.readouterr().err, re.MULTILINE
+    )
+    assert len(told) == 1
+    assert traffic.spark.streams.active == []
+    assert [row["status"] for row in logged(traffic)] == ["failed" if which == "bronze" else "succeeded"] + 3 * [
+        "failed"
+    ]
+    traffic.run()
+    traffic.assert_equal(computed(one.value for one in traffic.assert_complete()))
+    assert capsys.readouterr().err == ""
+
+
+def test_a_stream_that_takes_long_and_gets_on_is_let_be(traffic, monkeypatch, capsys):
+    """Its one micro-batch takes longer than a stream may do nothing unmentioned; from table to table it does not."""
+
+    def slowly(batch, batch_id):
+        import time
+
+        from shared.streaming import queries
+
+        def late(step):
+            def stepped(*given):
+                time.sleep(4)
+                return step(*given)
+
+            return stepped
+
+        queries.sessions.update = late(queries.sessions.update)
+        queries.traffic.update = late(queries.traffic.update)
+        queries.apply(batch, batch_id)
+        time.sleep(4)
+
+    traffic.send(event("a", 0))
+    with impatience(limit=20.0), monkeypatch.context() as patch:
+        patch.setattr(queries, "apply", slowly)
+        traffic.run()
+    assert capsys.readouterr().err == ""
+    traffic.assert_equal(computed(one.value for one in traffic.assert_complete()))
+
+
 # --- live ----------------------------------------------------------------------------------------------------------
 
 
@@ -502,23 +687,63 @@ def test_live_everything_reaches_gold_and_the_display_tells_the_truth(traffic, m
     assert counts["quarantined"] == len(set_aside(traffic))
 
 
-def test_a_step_that_fails_in_python_is_told_by_its_error(traffic, monkeypatch):
-    def fail(batch, batch_id):
-        raise ValueError("no such shelf")
-
-    monkeypatch.setattr(queries, "apply", fail)
+def test_live_a_step_that_hangs_is_told_and_is_no_longer_once_it_goes_on(traffic, monkeypatch, tmp_path):
+    released = tmp_path / "released"
+    monkeypatch.setattr(queries, "apply", hanging(str(released)))
     traffic.send(event("a", 0))
-    with pytest.raises(PipelineError, match="has ended: ValueError: no such shelf"):
-        traffic.run()
-    monkeypatch.undo()
-    traffic.run()
+    with impatience(), streaming.Live(traffic.spark, traffic.home, traffic.cluster, traffic.topic, 0.2) as live:
+        status = await_status(live, lambda s: s.messages and not s.lag and s.stalled, "the standstill")
+        assert "the stream clickstream_silver_gold has written nothing for " in status.stalled
+        released.touch()
+        await_status(live, lambda s: s.latency_median and not s.stalled, "the event in gold")
+        # With nothing to do, it does nothing, and that is well.
+        end = time.monotonic() + 4
+        while time.monotonic() < end:
+            assert live.status().stalled is None
     traffic.assert_equal(computed(one.value for one in traffic.assert_complete()))
 
 
-def test_live_a_broker_that_is_gone_is_told_and_nothing_is_lost(traffic, monkeypatch):
-    # The package's attribute of this name is the function.
-    monkeypatch.setattr(importlib.import_module("shared.streaming.run"), "STALL_SECONDS", 1.0)
+def test_live_messages_that_nobody_reads_are_told(traffic, monkeypatch):
     traffic.send(event("a", 0))
+    with streaming.Live(traffic.spark, traffic.home, traffic.cluster, traffic.topic, 0.2) as live, impatience():
+        await_status(live, lambda s: s.messages == 1, "the message")
+        ends = kafka.end_offsets(traffic.cluster, traffic.topic)
+        with monkeypatch.context() as patch:
+            patch.setattr(kafka, "end_offsets", lambda *_: {**ends, 0: ends[0] + 3})
+            status = await_status(live, lambda s: s.stalled, "the standstill")
+            assert status.lag == 3
+            assert re.fullmatch(r"3 messages wait, and none has been read for \d+ s", status.stalled)
+        assert live.status().stalled is None
+
+
+def test_live_a_broker_that_hangs_is_told_and_the_streams_go_on_when_it_does(traffic):
+    traffic.send(event("a", 0))
+    with streaming.Live(traffic.spark, traffic.home, traffic.cluster, traffic.topic, interval=0.2) as live:
+        await_status(live, lambda s: s.messages == 1, "the message")
+        broker = kafka.running(traffic.home).process()
+        broker.suspend()
+        try:
+            with impatience(answer=2.0):
+                status = live.status()
+        finally:
+            broker.resume()
+        assert status.stalled == f"Kafka at {traffic.cluster.bootstrap_servers} does not answer within 2 s."
+        traffic.send(event("a", 1))
+        await_status(live, lambda s: s.messages == 2 and not s.stalled, "the next message")
+    traffic.assert_equal(computed(one.value for one in traffic.assert_complete()))
+    assert {run.status for run in live.done.tables} == {"succeeded"}
+
+
+def test_live_a_broker_that_is_gone_is_told_and_nothing_is_lost(traffic, monkeypatch):
+    # What a client of the stream waits for before it gives up.
+    timeouts = {
+        "kafka.default.api.timeout.ms": "4000",
+        "kafka.request.timeout.ms": "2000",
+        "fetchOffset.numRetries": "1",
+    }
+    monkeypatch.setattr(bronze, "_TIMEOUTS", timeouts)
+    traffic.send(event("a", 0))
+    told = []
 
     def lose_the_broker() -> None:
         with streaming.Live(traffic.spark, traffic.home, traffic.cluster, traffic.topic, interval=0.2) as live:
@@ -526,13 +751,18 @@ def test_live_a_broker_that_is_gone_is_told_and_nothing_is_lost(traffic, monkeyp
             broker = kafka.running(traffic.home).process()
             broker.send_signal(signal.SIGKILL)
             psutil.wait_procs([broker], timeout=10)
-            await_status(live, lambda s: s.stalled, "an error")
+            with impatience(answer=2.0):
+                await_status(live, lambda s: told.append(s.stalled), "an error")
 
-    with pytest.raises((BrokerError, PipelineError)) as raised:
+    with pytest.raises(BrokerError) as raised:
         lose_the_broker()
-    assert f"Kafka at {traffic.cluster.bootstrap_servers} does not answer" in raised.value.problem
+    problem = f"Kafka at {traffic.cluster.bootstrap_servers} does not answer within 2 s."
+    assert set(told) == {problem}
+    assert raised.value.problem == problem
     assert "`shopmetrics up`" in raised.value.hint
     assert traffic.spark.streams.active == []
+    assert {(row["status"], row["reason"]) for row in logged(traffic)} == {("failed", problem)}
+    assert logged(traffic)[0]["rows_inserted"] == 1
     kafka.up(traffic.home)
     traffic.send(event("a", 1))
     traffic.run()
