@@ -7,14 +7,14 @@ import json
 import sys
 from dataclasses import asdict
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from shared.errors import ShopMetricsError
+from shared.errors import ShopMetricsError, is_engine_gone
 from shared.settings import PREFIX, Settings, get_settings
 
 if TYPE_CHECKING:
@@ -61,26 +61,27 @@ def main() -> None:
     try:
         app()
     except ShopMetricsError as error:
-        Console(stderr=True, soft_wrap=True, highlight=False).print("error: ", error.problem, sep="", markup=False)
-        if error.hint:
-            Console(stderr=True, soft_wrap=True, highlight=False).print(f"  -> {error.hint}", markup=False)
-        sys.exit(1)
+        _end(error.problem, error.hint)
     except OSError as error:
         if error.errno not in _ADVICE:
             raise
         where = f": {error.filename}" if error.filename else ""
-        console = Console(stderr=True, soft_wrap=True, highlight=False)
-        console.print(f"error: {error.strerror}{where}", markup=False)
-        console.print(f"  -> {_ADVICE[error.errno]}; then run again: nothing is lost or doubled", markup=False)
-        sys.exit(1)
+        _end(f"{error.strerror}{where}", f"{_ADVICE[error.errno]}; then run again: nothing is lost or doubled")
     except Exception as error:
-        if type(error).__name__ != "SparkConnectGrpcException":  # not imported here: most commands need no Spark
+        if not is_engine_gone(error):
             raise
-        message = "error: the engine ended, or no longer answers, while it was at work"
-        Console(stderr=True, soft_wrap=True, highlight=False).print(message, markup=False)
-        advice = "  -> run the command again: it starts a new engine, and nothing is lost or doubled"
-        Console(stderr=True, soft_wrap=True, highlight=False).print(advice, markup=False)
-        sys.exit(1)
+        _end(
+            "the engine ended, or no longer answers, while it was at work",
+            "run the command again: it starts a new engine, and nothing is lost or doubled",
+        )
+
+
+def _end(problem: str, advice: str) -> NoReturn:
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console.print(f"error: {problem}", markup=False)
+    if advice:
+        console.print(f"  -> {advice}", markup=False)
+    sys.exit(1)
 
 
 @app.command(epilog="Example: `shopmetrics doctor --kafka`")

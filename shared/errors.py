@@ -26,6 +26,12 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().split("\n")[0]
 
 
+def is_engine_gone(error: BaseException) -> bool:
+    """Return whether an error says that the engine ended, or no longer answers."""
+    # By its name: most commands need no Spark, and to import it takes a second.
+    return type(error).__name__ == "SparkConnectGrpcException"
+
+
 class SettingsError(ShopMetricsError):
     """A setting is unknown or has a value that cannot be used."""
 

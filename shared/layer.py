@@ -22,7 +22,7 @@ from pyspark.errors import PySparkException
 from shared import catalog, changes, run_log
 from shared.changes import Changed
 from shared.control_table import ControlTable, Definition
-from shared.errors import MetadataError, PipelineError, ShopMetricsError, first_line
+from shared.errors import MetadataError, PipelineError, ShopMetricsError, first_line, is_engine_gone
 from shared.run_log import LastRuns, Read, RuleResult, TableRun
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ class LayerRun(ABC, Generic[D]):
             else:
                 result = replace(result, status="unchanged")
         except (ShopMetricsError, PySparkException) as error:
-            if type(error).__name__ == "SparkConnectGrpcException":
+            if is_engine_gone(error):
                 raise  # the engine is gone: there is nobody left to run the rest
             reason = error.problem if isinstance(error, ShopMetricsError) else first_line(error)
             result = replace(result, status="failed", reason=reason)

@@ -187,12 +187,17 @@ def without_token(address: str) -> str:
 
 def accepts(address: str) -> bool:
     """Return whether something accepts connections at the address of a Spark Connect server."""
-    target = urlsplit(address)
     try:
-        with socket.create_connection((target.hostname, target.port or DEFAULT_CONNECT_PORT), REMOTE_TIMEOUT):
-            return True
+        _knock(address)
     except OSError:
         return False
+    return True
+
+
+def _knock(address: str) -> None:
+    """Raise OSError, which says why, unless something accepts connections there."""
+    target = urlsplit(address)
+    socket.create_connection((target.hostname, target.port or DEFAULT_CONNECT_PORT), REMOTE_TIMEOUT).close()
 
 
 def scratch(settings: Settings) -> Path:
@@ -406,15 +411,13 @@ def _session_at(address: str) -> SparkSession:
 
     # pyspark logs every failed query as a page of JSON beside the exception that it raises anyway.
     logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
-    target = urlsplit(address)
     try:
-        with socket.create_connection((target.hostname, target.port or DEFAULT_CONNECT_PORT), REMOTE_TIMEOUT):
-            pass
+        _knock(address)
         session: Any = SparkSession.builder.remote(address).create()
         # Close before the interpreter's own clean-up does: that one first retries for minutes if the server is gone,
         # and then waits for a gRPC thread that has already ended.
         atexit.register(session.client.close)
-        if target.hostname == "localhost":
+        if urlsplit(address).hostname == "localhost":
             # A local server that does not answer for some seconds is gone; a distant one gets pyspark's ten minutes.
             session.client.set_retry_policies([DefaultPolicy(max_retries=LOCAL_RETRIES)])
         session.version  # noqa: B018  the first request: a wrong token shows here, not in a later cell

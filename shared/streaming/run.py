@@ -17,7 +17,7 @@ from pyspark.errors import PySparkException, StreamingQueryException
 from pyspark.sql import functions as F
 
 from shared import catalog, run_log
-from shared.errors import BrokerError, PipelineError, ShopMetricsError, first_line
+from shared.errors import BrokerError, PipelineError, ShopMetricsError, first_line, is_engine_gone
 from shared.run_log import TableRun
 from shared.runtime import kafka
 from shared.runtime.kafka import TOPIC
@@ -301,7 +301,7 @@ def _accounted(spark: SparkSession) -> Iterator[_Account]:
     try:
         yield account
     except (Exception, KeyboardInterrupt) as error:
-        if type(error).__name__ != "SparkConnectGrpcException":  # the engine is gone: there is nobody left to ask
+        if not is_engine_gone(error):  # else there is nobody left to ask
             reason = error.problem if isinstance(error, ShopMetricsError) else first_line(error)
             # What has failed first is what is to be told.
             with suppress(Exception):

@@ -162,7 +162,7 @@ def test_day_1_fails_if_the_log_does_not_add_up(spark: Any, course: Settings) ->
 
 
 def test_day_1_fails_if_the_table_was_only_created(
-    spark: Any, course_of_nine_days: Settings, monkeypatch: pytest.MonkeyPatch
+    spark: Any, course: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(week1, "FIRST_TABLE", COURSE_DAYS)
     assert failures(spark, 1)[CHANGED] == "versions 0 to 0"
@@ -423,7 +423,7 @@ def test_days_7_to_9_fail_if(
 
 
 def test_day_8_fails_if_the_thresholds_do_not_fall(
-    spark: Any, course: Settings, monkeypatch: pytest.MonkeyPatch
+    spark: Any, course_of_nine_days: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     definition = gold.TABLES.definition("gold.customer_ltv")
     assert definition.bands is not None

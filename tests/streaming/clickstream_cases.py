@@ -6,16 +6,18 @@ read.
 
 from __future__ import annotations
 
+import importlib
 import json
 import time
 from collections import defaultdict
 from collections.abc import Iterable
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from shared import catalog, streaming
@@ -278,3 +280,23 @@ class Traffic:
     def versions(self) -> dict[str, int]:
         """Return the Delta version of each table that the streams write."""
         return {table: catalog.version(self.spark, table) for table in (*TABLES, QUARANTINE, LOG)}
+
+
+# --- time ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def impatience(*, limit: float = 6.0, answer: float | None = None):
+    """Let a standstill be noticed after a second, told after half the limit, and be the end of a run after the limit.
+
+    And let Kafka answer in so many seconds.
+    """
+    # The package's attribute of this name is the function.
+    module = importlib.import_module("shared.streaming.run")
+    limits = {"LOOK_SECONDS": 0.5, "STALL_SECONDS": 1.0, "TELL_SECONDS": limit / 2, "GIVE_UP_SECONDS": limit}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, seconds in limits.items():
+            patch.setattr(module, name, seconds)
+        if answer:
+            patch.setattr(kafka, "ANSWER_TIMEOUT", answer)
+        yield

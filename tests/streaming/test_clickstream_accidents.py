@@ -6,7 +6,6 @@ they find there must be no obstacle.
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import subprocess
@@ -19,7 +18,7 @@ from contextlib import suppress
 import psutil
 import pytest
 from pyspark.errors import PySparkException
-from streaming.clickstream_cases import NINE, QUARANTINE, TABLES, Sent, Traffic, computed
+from streaming.clickstream_cases import NINE, QUARANTINE, TABLES, Sent, Traffic, computed, impatience
 
 from generators.clickstream import EVENT, LATE, Clickstream, ClickstreamPlan
 from shared import secrets, streaming
@@ -209,12 +208,9 @@ def test_killed_once_a_table_has_so_many_commits_more(
         except Exception as error:
             outcome.append(error)
 
-    with pytest.MonkeyPatch.context() as patch:
+    # A broker that is gone is noticed sooner than its clients give up.
+    with pytest.MonkeyPatch.context() as patch, impatience(limit=600.0, answer=3.0):
         patch.setattr("shared.streaming.bronze.RECORDS_PER_BATCH", 20 if table == BRONZE else 100_000)
-        # A broker that is gone is noticed sooner than its clients give up.
-        for name in ("LOOK_SECONDS", "STALL_SECONDS"):
-            patch.setattr(importlib.import_module("shared.streaming.run"), name, 1.0)
-        patch.setattr(kafka, "ANSWER_TIMEOUT", 3.0)
         thread = threading.Thread(target=run)
         thread.start()
         deadline = time.monotonic() + 60

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import csv
-import importlib
 import json
 import random
 import re
@@ -13,7 +12,6 @@ import signal
 import socket
 import time
 from collections import Counter
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 
@@ -23,7 +21,7 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 from pydantic import SecretStr
 from pyspark.sql import functions as F
-from streaming.clickstream_cases import NINE, QUARANTINE, TABLES, Sent, Traffic, computed, event, text
+from streaming.clickstream_cases import NINE, QUARANTINE, TABLES, Sent, Traffic, computed, event, impatience, text
 
 from generators.clickstream import EVENT, LATE, Clickstream, ClickstreamPlan
 from generators.produce_clickstream import produce
@@ -547,23 +545,6 @@ def test_what_a_run_did_before_it_failed_is_in_the_log(traffic, small_batches, m
     traffic.assert_equal(computed(one.value for one in traffic.assert_complete() if one.key))
     accepted = traffic.rows("ops.run_log", ("sum(rows_accepted)",), f"table_name = '{EVENTS}'")
     assert accepted == [(traffic.spark.table(EVENTS).count(),)]
-
-
-@contextmanager
-def impatience(*, limit: float = 6.0, answer: float | None = None):
-    """Let a standstill be noticed after a second, told after half the limit, and be the end of a run after the limit.
-
-    And let Kafka answer in so many seconds.
-    """
-    # The package's attribute of this name is the function.
-    module = importlib.import_module("shared.streaming.run")
-    limits = {"LOOK_SECONDS": 0.5, "STALL_SECONDS": 1.0, "TELL_SECONDS": limit / 2, "GIVE_UP_SECONDS": limit}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, seconds in limits.items():
-            patch.setattr(module, name, seconds)
-        if answer:
-            patch.setattr(kafka, "ANSWER_TIMEOUT", answer)
-        yield
 
 
 def hanging(released: str):
