@@ -6,9 +6,11 @@ there is no commit.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import functions as F
@@ -20,6 +22,15 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 ACTION = "_action"
+
+Span = tuple[Any, Any]
+"""The first and the last value of a stretch, both included."""
+
+SPANS = 16
+"""Into at most so many stretches keys are gathered: a condition that every scan can still check quickly."""
+
+FEW_ROWS, MANY_ROWS = 1_000, 2_000_000
+"""Outside of these, one stretch will do: to look at so few is not worth a question, and so many are everywhere."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +86,8 @@ def merge(
 ) -> tuple[Changed, dict[str, int]]:
     """Make these changes by one MERGE, or none if there are none.
 
-    The smallest and greatest value of the first identity column stand in the MERGE as literals, so that Delta reads
-    and rewrites only files that may hold one of them.
+    The stretches in which the values of the first identity column lie stand in the MERGE as literals, so that only
+    what may hold one of them is read.
 
     Args:
         spark: the session.
@@ -99,7 +110,8 @@ def merge(
     assert found is not None
     changed = Changed(found["insert"], found["update"], found["delete"])
     if changed.rows:
-        write(spark, table, changes, identity, found["low"], found["high"], flags)
+        stretches = spans(changes.where(is_change), first, (found["low"], found["high"]), changed.rows)
+        write(spark, table, changes, identity, stretches, flags)
     return changed, {flag: int(found[flag] or 0) for flag in flags}
 
 
@@ -108,16 +120,15 @@ def write(
     table: str,
     changes: DataFrame,
     identity: Sequence[str],
-    low: object,
-    high: object,
+    stretches: Sequence[Span],
     flags: Sequence[str] = (),
 ) -> None:
-    """Make changes by one MERGE, for who knows between which values the first column of their identity lies."""
+    """Make changes by one MERGE, for who knows in which stretches the first column of their identity lies."""
     columns = [name for name in changes.columns if name not in (ACTION, *flags)]
     same = " AND ".join(f"t.`{name}` = c.`{name}`" for name in identity)
     spark.sql(
         f"MERGE INTO {table} AS t USING {{changes}} AS c "
-        f"ON {same} AND {between(f't.`{identity[0]}`', low, high)} "
+        f"ON {same} AND {within(f't.`{identity[0]}`', stretches)} "
         f"WHEN MATCHED AND c.{ACTION} = 'delete' THEN DELETE "
         f"WHEN MATCHED AND c.{ACTION} = 'update' THEN UPDATE SET "
         f"{', '.join(f't.`{name}` = c.`{name}`' for name in columns)} "
@@ -127,8 +138,49 @@ def write(
     )
 
 
+def spans(rows: DataFrame, column: str, extent: Span, count: int) -> list[Span]:
+    """Return stretches that hold every value of a column of these rows, and as little between them as may be.
+
+    A day's changes lie close together, but for a few: one order of last year among the orders of last week. Between
+    their smallest and their greatest value lies the whole history; in 16 stretches, hardly any of it.
+
+    Args:
+        rows: the rows, kept.
+        column: the column; its NULLs lie in no stretch.
+        extent: its smallest and its greatest value.
+        count: how many rows there are.
+    """
+    if not FEW_ROWS <= count <= MANY_ROWS:
+        return [extent]
+    # Arrow's instants have a zone, those of rows and of pandas have not.
+    values = rows.select(column).where(F.col(column).isNotNull()).toArrow().column(0).unique().sort()
+    return gathered(values.to_pylist(), SPANS)
+
+
+def gathered(values: Sequence[Any], most: int) -> list[Span]:
+    """Cut ascending values, each there once, at the widest gaps into at most so many stretches."""
+    places = list(map(_place, values))
+    gaps = (after - before for before, after in pairwise(places))
+    widest = sorted(at for _, at in heapq.nlargest(most - 1, ((gap, at) for at, gap in enumerate(gaps, start=1))))
+    return [(values[first], values[end - 1]) for first, end in pairwise([0, *widest, len(values)])]
+
+
+def _place(value: Any) -> float:
+    """Return a number that orders values as Spark does, and says how far from each other they lie."""
+    if isinstance(value, str):
+        return int.from_bytes(value.encode()[:32].ljust(32, b"\0"))
+    if isinstance(value, datetime):
+        return value.timestamp()
+    return float(value.toordinal() if isinstance(value, date) else value)
+
+
+def within(column: str, stretches: Sequence[Span]) -> str:
+    """Return the condition that a column lies in one of these stretches, which the statistics of files can answer."""
+    return "(" + " OR ".join(between(column, low, high) for low, high in stretches) + ")"
+
+
 def between(column: str, low: object, high: object) -> str:
-    """Return the condition that a column lies between two values, which files' statistics can answer."""
+    """Return the condition that a column lies between two values, which the statistics of files can answer."""
     if low is None:
         return f"{column} IS NULL"
     return f"{column} BETWEEN {_literal(low)} AND {_literal(high)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ import pytest
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+# Some tests are about Ctrl-C, which a program that was started in the background ignores, and its children with it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Before anything reads the settings. The cache of jars is shared: its content is verified.
 for _name in [name for name in os.environ if name.startswith("SHOPMETRICS_") and name != "SHOPMETRICS_CACHE_DIR"]:
     del os.environ[_name]

@@ -1,4 +1,4 @@
-"""Prepare a machine: fetch the jars, then let the JVM record what a start of the engine loads.
+"""Prepare a machine: fetch the jars, then let the JVM record what the engine loads and does on a day.
 
 ``make setup`` ends with this. Running it again when everything is there takes a fraction of a second.
 """
@@ -6,23 +6,30 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
+from shared.errors import EngineError
 from shared.runtime import spark, startup_cache
 from shared.runtime.jars import ensure_jars, wanting
 from shared.runtime.java import find_java
-from shared.runtime.process import stop
-from shared.settings import Settings, get_settings
-
-if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+from shared.runtime.process import stop, write_record
+from shared.settings import PREFIX, Settings, get_settings
 
 DUMP_TIMEOUT = 180.0
 """Seconds that the JVM may take to write its cache when it ends."""
+
+REHEARSAL = (
+    "generate --scale 0.01 --days 1",
+    "pipeline run",
+    "generate --scale 0.01 --days 2",
+    "pipeline run",
+)
+"""What is run for the JVM to watch: a history of a thousand orders, and a day's changes to it."""
 
 
 def prepare(settings: Settings | None = None, *, quiet: bool = False) -> None:
@@ -64,49 +71,35 @@ def prepare(settings: Settings | None = None, *, quiet: bool = False) -> None:
 
 
 def _train(settings: Settings, cache: Path) -> None:
-    """Run what a first day runs, so that the JVM records the classes it needs, and let it write them down."""
+    """Let an engine do a day's work, and the JVM write down what classes that takes and how they are used."""
     scratch = cache.with_suffix(f".{os.getpid()}")
     with tempfile.TemporaryDirectory(prefix="shopmetrics-setup-") as home:
         rehearsal = settings.model_copy(update={"home": Path(home), "spark_port": 0})
         server = spark.start(rehearsal, startup_cache.record(scratch))
         try:
-            session = spark.session(server)
-            _rehearse(session, Path(home))
-            session.stop()
+            # The commands find it as they find any engine of their home.
+            write_record(spark.record_path(rehearsal), server)
+            for command in REHEARSAL:
+                _shopmetrics(command, home)
         finally:
             stop(server, timeout=DUMP_TIMEOUT)
         if scratch.is_file():
             os.replace(scratch, cache)
 
 
-def _rehearse(session: SparkSession, home: Path) -> None:
-    source = home / "raw"
-    source.mkdir()
-    (source / "rows.csv").write_text("id,name,amount\n1,a,1.50\n2,,2.25\n")
-    session.sql("CREATE TABLE ops.rehearsal AS SELECT id, id * 2 AS twice FROM range(1000)")
-    stream = (
-        session.readStream.schema("id INT, name STRING, amount DECIMAL(12,2)")
-        .csv(str(source), header=True)
-        .selectExpr("id", "amount", "_metadata.file_path AS source_file")
-        .writeStream.format("delta")
-        .option("checkpointLocation", str(home / "checkpoints" / "rehearsal"))
-        .trigger(availableNow=True)
-        .toTable("ops.rehearsal_rows")
+def _shopmetrics(command: str, home: str) -> None:
+    elsewhere = {name: value for name, value in os.environ.items() if name != "SPARK_REMOTE"}
+    result = subprocess.run(
+        [sys.executable, "-c", "from shared.cli import main; main()", *command.split()],
+        env=elsewhere | {f"{PREFIX}HOME": home},
+        capture_output=True,
+        text=True,
     )
-    stream.awaitTermination()
-    for _ in range(2):
-        session.sql(
-            "MERGE INTO ops.rehearsal AS t USING (SELECT 5L AS id, 7L AS twice) AS s ON t.id = s.id "
-            "WHEN MATCHED THEN UPDATE SET * WHEN NOT MATCHED THEN INSERT *"
+    if result.returncode:
+        raise EngineError(
+            f"The rehearsal `shopmetrics {command}` failed:\n{result.stdout}{result.stderr}",
+            "read the message; `shopmetrics doctor` looks for what a run needs",
         )
-        session.sql(
-            "SELECT r.amount, count(*) AS n, sum(t.twice) AS s FROM ops.rehearsal t "
-            "JOIN ops.rehearsal_rows r ON t.id = r.id GROUP BY ALL ORDER BY ALL"
-        ).toPandas()
-    session.sql("DESCRIBE HISTORY ops.rehearsal").toPandas()
-    session.sql("DESCRIBE TABLE ops.rehearsal").toPandas()
-    session.createDataFrame([(1, "x")], "id INT, name STRING").toPandas()
-    session.sql("DROP TABLE ops.rehearsal")
 
 
 if __name__ == "__main__":

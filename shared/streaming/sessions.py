@@ -120,7 +120,7 @@ def update(spark: SparkSession, touched: DataFrame, low: datetime, high: datetim
     ).first()
     assert extent is not None
     if extent["low"] is not None:
-        changes.write(spark, SESSIONS, changed, IDENTITY, extent["low"], extent["high"])
+        changes.write(spark, SESSIONS, changed, IDENTITY, [(extent["low"], extent["high"])])
     return {*found["hours"], *extent["hours"]}
 
 

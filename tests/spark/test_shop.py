@@ -13,10 +13,11 @@ from types import ModuleType
 import duckdb
 import pyarrow as pa
 import pytest
+from deltalake import DeltaTable, QueryBuilder
 from spark.silver_cases import SILVER, Shop
 
 from generators import Manifest, generate
-from shared import bronze, gold, pipeline
+from shared import bronze, changes, gold, pipeline
 from shared.bronze.contracts import SOURCES
 from shared.settings import CHECKOUT
 
@@ -47,9 +48,6 @@ COUNTED_AS = {
     ("early_arriving_customer",): "customer_id_is_known",
 }
 """Kinds that are no fault of the row, with the rule that counts them."""
-
-OF_THE_FEED = ("_change_type", "__is_cdc")
-"""Columns that files may have because of the change data feed, and that are none of the table."""
 
 GOLD = ("gold.daily_sales_summary", "gold.customer_ltv", "gold.product_performance")
 
@@ -88,9 +86,12 @@ def shop_by_day(spark):
     shop = Shop(spark)
     forget(shop)
     shutil.rmtree(shop.home.raw, ignore_errors=True)
-    for day in range(DAYS + 1):
-        manifest = generate(shop.home.raw, scale=0.05, seed=7, defects=0.05, days=day, progress=False)
-        assert pipeline.run(spark).ok
+    with pytest.MonkeyPatch.context() as patch:
+        # As on days that change many rows.
+        patch.setattr(changes, "FEW_ROWS", 1)
+        for day in range(DAYS + 1):
+            manifest = generate(shop.home.raw, scale=0.05, seed=7, defects=0.05, days=day, progress=False)
+            assert pipeline.run(spark).ok
     yield manifest, Result(shop)
     forget(shop)
     shutil.rmtree(shop.home.raw)
@@ -98,7 +99,10 @@ def shop_by_day(spark):
 
 @pytest.fixture(scope="module")
 def independent(spark, shop_by_day, tmp_path_factory) -> duckdb.DuckDBPyConnection:
-    """Both calculations side by side: ``ours`` and ``theirs``, a schema each, instants as microseconds."""
+    """Both calculations side by side: ``ours`` and ``theirs``, a schema each, instants as microseconds.
+
+    Both read by delta-rs: what Spark writes, deletion vectors and all, is there for others too.
+    """
     shop, out = Shop(spark), tmp_path_factory.mktemp("independent")
     calculation = by_path("duckdb_silver")
     calculation.silver(shop.home.lakehouse / "bronze", out, threads=2)
@@ -107,11 +111,11 @@ def independent(spark, shop_by_day, tmp_path_factory) -> duckdb.DuckDBPyConnecti
     for schema, directory in (("ours", shop.home.lakehouse / "silver"), ("theirs", out)):
         con.execute(f"CREATE SCHEMA {schema}")
         for table in ("dim_customers", "dim_products", "orders_clean", "quarantine"):
-            relation = con.read_parquet(calculation.parquet_files(directory / table), union_by_name=True)
+            rows = QueryBuilder().register("t", DeltaTable(directory / table)).execute("SELECT * FROM t").read_all()
+            relation = con.from_arrow(pa.table(rows))
             columns = ", ".join(
                 f"epoch_us({name}) AS {name}" if "TIMESTAMP" in str(kind) else name
                 for name, kind in zip(relation.columns, relation.types, strict=True)
-                if name not in OF_THE_FEED
             )
             relation.project(columns).to_table(f"{schema}.{table}")
     yield con
