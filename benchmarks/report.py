@@ -1,6 +1,7 @@
 """``make bench``: every comparison, and ``docs/performance.md`` written from what was seen.
 
 .venv/bin/python -m benchmarks.report --scale 1 --scale 10 --scale 100
+.venv/bin/python -m benchmarks.report --part batch     # measure one part anew, and leave the others as they stand
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
+from enum import StrEnum
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +23,14 @@ import typer
 from rich.console import Console
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"
+
+HEAD = """# Performance
+
+Written by the measurements themselves. Times depend on the machine: compare the ratios, each of which was seen in one
+run, and measure on your own.
+
+{machine}
+"""
 
 PACKAGES = ("pyspark", "delta-spark", "duckdb", "deltalake", "faker")
 
@@ -104,7 +114,7 @@ def batch_section(figures: list[dict[str, Any]]) -> str:
     is_slower = any(one["silver and gold, a day"]["wall"] > one["silver and gold, full"]["wall"] for one in figures)
     costs = """
 Where a day takes longer than a full run, the reason is this: it asks the engine many small questions, which cost the
-same however few rows there are, and its MERGE rewrites each file that holds a changed row.
+same however few rows there are.
 """
     memory = ", ".join(
         f"{one['orders']:,} orders: engine {one['engine mb']:,.0f} MB (heap {one['heap']}), "
@@ -201,50 +211,74 @@ def soak_section(figures: dict[str, Any]) -> str:
         ]
         for one in tenths
     ]
-    return f"""### {len(minutes)} minutes at {figures["rate"]:g} events/s
+    return f"""## A steady clickstream
+
+{len(minutes)} minutes at {figures["rate"]:g} events/s.
 
 {table(["minute", "lag, messages", "median, s", "engine, MB", "broker, MB"], rows)}
 """
 
 
+def stand(document: str) -> dict[str, str]:
+    """Return the sections of a document by their headings, in their order."""
+    sections = document.split("\n## ")[1:]
+    return {section.split("\n", 1)[0]: f"## {section}" for section in sections}
+
+
+class Part(StrEnum):
+    """What can be measured by itself, in the order of the document."""
+
+    notebooks = "notebooks"
+    batch = "batch"
+    generation = "generation"
+    streaming = "streaming"
+    soak = "soak"
+
+
 def main(
+    part: Annotated[list[Part] | None, typer.Option(help="Only this; the other sections stay. Default: all.")] = None,
     scale: Annotated[list[float] | None, typer.Option(help="Scales of the batch; 100 is 10 million orders.")] = None,
     day: Annotated[list[int] | None, typer.Option(help="Days whose notebooks are measured.")] = None,
     runs: Annotated[int, typer.Option(help="Runs of each kind; medians are shown.")] = 3,
-    soak: Annotated[float, typer.Option(help="Minutes of steady clickstream at 200 events/s; 0 leaves it out.")] = 60.0,
+    soak: Annotated[float, typer.Option(help="Minutes of steady clickstream at 200 events/s.")] = 60.0,
 ) -> None:
-    """Measure everything and write the document."""
+    """Measure everything, or some of it, and write the document."""
     console = Console()
     scales, days = scale or [1.0, 10.0, 100.0], day or [4, 5, 7]
-    heap = {one: "3g" if one >= 100 else "1g" for one in scales}
     command = " ".join(["python -m benchmarks.report", *sys.argv[1:]])
-    parts = [
-        f"""# Performance
 
-Written by `{command}` on {datetime.now(UTC):%Y-%m-%d}. Times depend on the machine:
-compare the ratios, which were seen in one run, and measure on your own.
+    def notebooks() -> str:
+        each_day = [argument for one in days for argument in ("--day", str(one))]
+        return notebooks_section(run(console, "notebooks", *each_day, "--runs", str(runs)))
 
-{machine()}
-"""
-    ]
+    def batch() -> str:
+        return batch_section(
+            [
+                run(console, "batch", "--scale", f"{one:g}", "--runs", str(runs if one < 100 else 1),
+                    SHOPMETRICS_SERVER_MEMORY="3g" if one >= 100 else "1g")
+                for one in scales
+            ]
+        )  # fmt: skip
 
-    def write(section: str) -> None:
+    def generation() -> str:
+        return generators_section(run(console, "generation", "--scale", f"{min(scales[-1], 100):g}"))
+
+    def streaming() -> str:
+        return streaming_section(run(console, "streaming"))
+
+    def steady() -> str:
+        return soak_section(run(console, "streaming", "--soak", f"{soak * 60:g}", "--rate", "200"))
+
+    measures = dict(zip(Part, (notebooks, batch, generation, streaming, steady), strict=True))
+    sections = stand(DOCUMENT.read_text(encoding="utf-8")) if part else {}
+    for one in Part:
+        if part and one not in part:
+            continue
+        heading, _, text = measures[one]().partition("\n")
+        seen = f"Seen on {datetime.now(UTC):%Y-%m-%d} by `{command}`."
+        sections[heading.removeprefix("## ")] = f"{heading}\n\n{seen}\n{text}"
         # Each section when it is there: what was measured is kept if the run ends early.
-        parts.append(section)
-        DOCUMENT.write_text("\n".join(parts), encoding="utf-8")
-
-    each_day = [part for one in days for part in ("--day", str(one))]
-    write(notebooks_section(run(console, "notebooks", *each_day, "--runs", str(runs))))
-    batches = [
-        run(console, "batch", "--scale", f"{one:g}", "--runs", str(runs if one < 100 else 1),
-            SHOPMETRICS_SERVER_MEMORY=heap[one])
-        for one in scales
-    ]  # fmt: skip
-    write(batch_section(batches))
-    write(generators_section(run(console, "generation", "--scale", f"{min(scales[-1], 100):g}")))
-    write(streaming_section(run(console, "streaming")))
-    if soak:
-        write(soak_section(run(console, "streaming", "--soak", f"{soak * 60:g}", "--rate", "200")))
+        DOCUMENT.write_text("\n".join([HEAD.format(machine=machine()), *sections.values()]), encoding="utf-8")
     console.print(f"written: {DOCUMENT}")
 
 

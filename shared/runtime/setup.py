@@ -60,7 +60,7 @@ def prepare(settings: Settings | None = None, *, quiet: bool = False) -> None:
     cache = startup_cache.cache_path(settings, java, class_path)
     with FileLock(settings.cache_dir / ".startup-cache.lock"):
         if not cache.is_file():
-            print("Recording the engine's start-up cache, about a minute, once", flush=True)
+            print("Recording the engine's start-up cache: a rehearsal of two days, about two minutes, once", flush=True)
             _train(settings, cache)
             if not cache.is_file():
                 print("No start-up cache was written; the engine starts without one, some seconds slower")
@@ -80,7 +80,9 @@ def _train(settings: Settings, cache: Path) -> None:
             # The commands find it as they find any engine of their home.
             write_record(spark.record_path(rehearsal), server)
             for command in REHEARSAL:
+                print(f"  shopmetrics {command}", flush=True)
                 _shopmetrics(command, home)
+            print("  writing it down", flush=True)
         finally:
             stop(server, timeout=DUMP_TIMEOUT)
         if scratch.is_file():

@@ -22,7 +22,7 @@ from streaming.clickstream_cases import NINE, QUARANTINE, TABLES, Sent, Traffic,
 
 from generators.clickstream import EVENT, LATE, Clickstream, ClickstreamPlan
 from shared import secrets, streaming
-from shared.errors import BrokerError, PipelineError
+from shared.errors import BrokerError, PipelineError, is_engine_gone
 from shared.runtime import kafka
 from shared.runtime import spark as engine
 from shared.settings import CHECKOUT, Settings, get_settings
@@ -227,6 +227,26 @@ def test_killed_once_a_table_has_so_many_commits_more(
         assert outcome == [None], "past bronze nobody needs the broker"
     if table == BRONZE:
         assert accidents.commits(BRONZE) - before < 8, "the kill was to come in the middle"
+    accidents.assert_converges()
+
+
+def test_when_the_engine_is_killed_under_live_streams_the_status_says_so_and_nothing_is_lost(accidents: Accidents):
+    accidents.restart()
+    accidents.send(200)
+    traffic = accidents.traffic
+
+    def kill() -> None:
+        with streaming.Live(traffic.spark, traffic.home, traffic.cluster, traffic.topic, interval=0.2) as live:
+            deadline = time.monotonic() + 120
+            while live.status().latency_median is None:
+                assert time.monotonic() < deadline, "the first micro-batch was awaited for 120 s"
+            accidents.send(200)
+            accidents.kill("engine")
+            live.status()
+
+    with pytest.raises(PySparkException) as raised:
+        kill()
+    assert is_engine_gone(raised.value)
     accidents.assert_converges()
 
 

@@ -748,3 +748,20 @@ def test_live_a_broker_that_is_gone_is_told_and_nothing_is_lost(traffic, monkeyp
     traffic.send(event("a", 1))
     traffic.run()
     traffic.assert_equal(computed(one.value for one in traffic.assert_complete()))
+
+
+def test_live_a_topic_that_is_removed_is_told(traffic):
+    traffic.send(event("a", 1))
+    client = AdminClient(traffic.cluster.client_config())
+
+    def remove() -> None:
+        with streaming.Live(traffic.spark, traffic.home, traffic.cluster, traffic.topic, interval=0.2) as live:
+            await_status(live, lambda status: status.messages == 1, "the message")
+            client.delete_topics([traffic.topic])[traffic.topic].result(10)
+            await_status(live, lambda status: False, "an end")
+
+    with pytest.raises((BrokerError, PipelineError)) as told:
+        remove()
+    assert traffic.topic in told.value.problem
+    assert len(traffic.rows(EVENTS)) == 1
+    assert traffic.spark.streams.active == []
