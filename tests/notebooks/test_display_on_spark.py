@@ -58,6 +58,8 @@ def test_a_snapshot_outlives_a_change_of_the_table(spark: Any) -> None:
 def test_the_state_names_every_table_and_the_empty_schemas(spark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     bundles: list[dict[str, Any]] = []
     monkeypatch.setattr("IPython.display.display", lambda bundle, **options: bundles.append(bundle))
+    for left in catalog.tables(spark, ("silver",)):
+        catalog.drop_table(spark, left)
     spark.sql("CREATE OR REPLACE TABLE ops.shown AS SELECT * FROM range(1200)")
     try:
         display.lakehouse_state(spark)

@@ -266,6 +266,7 @@ def test_killed_in_the_middle_a_second_run_completes_and_doubles_nothing(setting
     deadline = time.monotonic() + 60
     while not (any((stream / "offsets").glob("[0-9]*")) if moment == "offsets" else any(log.glob("*.parquet"))):
         assert time.monotonic() < deadline, f"no {moment} appeared"
+        time.sleep(0.005)
     os.kill(started.pid, signal.SIGKILL)
     session.client.close()
     psutil.wait_procs([process] if (process := started.process()) else [], timeout=10)

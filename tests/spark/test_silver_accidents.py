@@ -85,6 +85,7 @@ def wait_for(condition, what: str, process: subprocess.Popen[str]) -> None:
     while not condition():
         assert process.poll() is None, f"the run ended before {what}: {process.communicate()}"
         assert time.monotonic() < deadline, f"{what} was awaited for 240 s"
+        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")

@@ -220,6 +220,7 @@ def test_a_topic_made_anew_under_its_old_name_is_another_one(home: Settings) -> 
     deadline = time.monotonic() + 10
     while "anew" in kafka.metadata(cluster).topics:
         assert time.monotonic() < deadline, "the topic is still there 10 s after it was deleted"
+        time.sleep(0.05)
     assert kafka.create_topic(cluster, "anew", 1)
     second = kafka.topic_identity(cluster, "anew")
     assert second[0] != first[0]
@@ -302,6 +303,7 @@ def test_a_broker_whose_starter_was_killed_is_replaced(home: Settings) -> None:
         while not (orphan := read_record(kafka.record_path(home))):
             assert time.monotonic() < deadline, "no broker was started within 20 s"
             assert starter.poll() is None, starter.communicate()
+            time.sleep(0.005)
     finally:
         starter.kill()
         starter.communicate()

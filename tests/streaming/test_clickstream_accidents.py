@@ -216,6 +216,7 @@ def test_killed_once_a_table_has_so_many_commits_more(
         deadline = time.monotonic() + 60
         while accidents.commits(table) - commits_before < commits:
             assert time.monotonic() < deadline, f"{commits} commits of {table} were awaited for 60 s"
+            time.sleep(0.01)
         accidents.kill(*which)
         thread.join(120)
     assert outcome, "the run was to end"
@@ -240,6 +241,7 @@ def test_when_the_engine_is_killed_under_live_streams_the_status_says_so_and_not
             deadline = time.monotonic() + 120
             while live.status().latency_median is None:
                 assert time.monotonic() < deadline, "the first micro-batch was awaited for 120 s"
+                time.sleep(0.2)
             accidents.send(200)
             accidents.kill("engine")
             live.status()
@@ -276,6 +278,7 @@ def test_credentials_that_are_revoked_meanwhile_are_told_and_nothing_is_lost(acc
             deadline = time.monotonic() + 120
             while live.status().messages < 200:
                 assert time.monotonic() < deadline, "the messages were awaited for 120 s"
+                time.sleep(0.2)
             secrets.put(kafka.SECRET, "another one", accidents.home)
             kafka.up(accidents.home)
             while time.monotonic() < deadline:
@@ -304,6 +307,7 @@ def test_the_next_run_goes_on_where_a_client_was_killed(accidents: Accidents):
     while accidents.commits(TABLES[0]) == before:
         assert client.poll() is None, client.communicate()
         assert time.monotonic() < deadline, "the client's first micro-batch was awaited for 60 s"
+        time.sleep(0.01)
     client.kill()
     client.communicate()
     accidents.traffic.run()

@@ -427,6 +427,7 @@ def test_tables_and_checkpoints_come_and_go_together(traffic):
     deadline = time.monotonic() + 10
     while traffic.topic in kafka.metadata(traffic.cluster).topics:
         assert time.monotonic() < deadline, "the topic is still there 10 s after it was deleted"
+        time.sleep(0.05)
     kafka.create_topic(traffic.cluster, traffic.topic)
     refused(f"belongs to another topic {traffic.topic}")
 
@@ -629,6 +630,7 @@ def await_status(live, condition, what: str):
     deadline = time.monotonic() + 60
     while not condition(status := live.status()):
         assert time.monotonic() < deadline, f"{what} was awaited for 60 s; {status}"
+        time.sleep(0.1)
     return status
 
 
@@ -681,6 +683,7 @@ def test_live_a_step_that_hangs_is_told_and_is_no_longer_once_it_goes_on(traffic
         end = time.monotonic() + 4
         while time.monotonic() < end:
             assert live.status().stalled is None
+            time.sleep(0.1)
     traffic.assert_equal(computed(one.value for one in traffic.assert_complete()))
 
 
