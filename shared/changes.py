@@ -150,7 +150,7 @@ def spans(rows: DataFrame, column: str, extent: Span, count: int) -> list[Span]:
         extent: its smallest and its greatest value.
         count: how many rows there are.
     """
-    if not FEW_ROWS <= count <= MANY_ROWS:
+    if extent[0] is None or not FEW_ROWS <= count <= MANY_ROWS:
         return [extent]
     # Arrow's instants have a zone, those of rows and of pandas have not.
     values = rows.select(column).where(F.col(column).isNotNull()).toArrow().column(0).unique().sort()
