@@ -240,7 +240,7 @@ def main(
     scale: Annotated[list[float] | None, typer.Option(help="Scales of the batch; 100 is 10 million orders.")] = None,
     day: Annotated[list[int] | None, typer.Option(help="Days whose notebooks are measured.")] = None,
     runs: Annotated[int, typer.Option(help="Runs of each kind; medians are shown.")] = 3,
-    soak: Annotated[float, typer.Option(help="Minutes of steady clickstream at 200 events/s.")] = 60.0,
+    soak: Annotated[float, typer.Option(min=1, help="Minutes of steady clickstream at 200 events/s.")] = 60.0,
 ) -> None:
     """Measure everything, or some of it, and write the document."""
     console = Console()
