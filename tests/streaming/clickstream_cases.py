@@ -10,7 +10,7 @@ import importlib
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -300,3 +300,12 @@ def impatience(*, limit: float = 6.0, answer: float | None = None):
         if answer:
             patch.setattr(kafka, "ANSWER_TIMEOUT", answer)
         yield
+
+
+def await_status(live: streaming.Live, condition: Callable[[streaming.Status], Any], what: str, limit: float = 60.0):
+    """Return the first status of live streams that meets a condition."""
+    deadline = time.monotonic() + limit
+    while not condition(status := live.status()):
+        assert time.monotonic() < deadline, f"{what} was awaited for {limit:g} s; {status}"
+        time.sleep(0.1)
+    return status

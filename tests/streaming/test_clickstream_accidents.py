@@ -18,7 +18,7 @@ from contextlib import suppress
 import psutil
 import pytest
 from pyspark.errors import PySparkException
-from streaming.clickstream_cases import NINE, QUARANTINE, TABLES, Sent, Traffic, computed, impatience
+from streaming.clickstream_cases import NINE, QUARANTINE, TABLES, Sent, Traffic, await_status, computed, impatience
 
 from generators.clickstream import EVENT, LATE, Clickstream, ClickstreamPlan
 from shared import secrets, streaming
@@ -238,10 +238,7 @@ def test_when_the_engine_is_killed_under_live_streams_the_status_says_so_and_not
 
     def kill() -> None:
         with streaming.Live(traffic.spark, traffic.home, traffic.cluster, traffic.topic, interval=0.2) as live:
-            deadline = time.monotonic() + 120
-            while live.status().latency_median is None:
-                assert time.monotonic() < deadline, "the first micro-batch was awaited for 120 s"
-                time.sleep(0.2)
+            await_status(live, lambda status: status.latency_median is not None, "the first micro-batch", 120.0)
             accidents.send(200)
             accidents.kill("engine")
             live.status()
@@ -276,9 +273,7 @@ def test_credentials_that_are_revoked_meanwhile_are_told_and_nothing_is_lost(acc
         traffic = accidents.traffic
         with streaming.Live(traffic.spark, traffic.home, traffic.cluster, traffic.topic, interval=0.2) as live:
             deadline = time.monotonic() + 120
-            while live.status().messages < 200:
-                assert time.monotonic() < deadline, "the messages were awaited for 120 s"
-                time.sleep(0.2)
+            await_status(live, lambda status: status.messages >= 200, "the messages", 120.0)
             secrets.put(kafka.SECRET, "another one", accidents.home)
             kafka.up(accidents.home)
             while time.monotonic() < deadline:
