@@ -1,0 +1,32 @@
+"""The course end to end, as somebody runs it who has just cloned the repository: one command, at small scale."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from shared.course.days import DAYS
+from shared.course.execution import environment
+from shared.runtime import kafka, spark
+from shared.settings import Settings
+
+
+def test_the_course_runs_from_its_first_day_to_its_last(settings: Settings) -> None:
+    # Interpreted, which takes a fifth less time, but with the lineage of day 1. The stored outputs are compared on the
+    # engine that a learner has.
+    interpreted = "spark.sql.codegen.wholeStage=false spark.sql.codegen.factoryMode=NO_CODEGEN"
+    variables = environment(settings) | {"SHOPMETRICS_SPARK_CONF": interpreted}
+    command = [Path(sys.executable).with_name("shopmetrics"), "course", "--scale", "0.1", "--json"]
+    try:
+        ended = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=False)
+    finally:
+        spark.down(settings)
+        kafka.down(settings)
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    result = json.loads(ended.stdout)
+    assert result["ok"]
+    assert [day["day"] for day in result["days"]] == [day.number for day in DAYS]
+    assert all(day["checks_passed"] > 0 for day in result["days"])
