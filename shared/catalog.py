@@ -50,6 +50,18 @@ class TableState:
     rows: int
 
 
+@dataclass(frozen=True)
+class Standing:
+    """Which table one is, and how it stands."""
+
+    table_id: str
+    """Given by Delta when it was made: one that was dropped and made again under its name has another."""
+    version: int
+    """Its newest Delta version."""
+    bytes: int | None
+    """Size of its data as of about that version; None where only the engine could tell."""
+
+
 def create_schemas(spark: SparkSession, settings: Settings | None = None) -> None:
     """Make sure that every schema exists, with its comment; on Databricks the landing volume too."""
     settings = settings or get_settings()
@@ -160,14 +172,14 @@ def identity(spark: SparkSession, table: str) -> tuple[str, int]:
     Raises:
         CatalogError: if there is no such table.
     """
-    found = identity_if_any(spark, table)
+    found = standing(spark, table)
     if found is None:
         raise _missing(spark, table)
-    return found
+    return found.table_id, found.version
 
 
-def identity_if_any(spark: SparkSession, table: str) -> tuple[str, int] | None:
-    """Return what :func:`identity` does, None if there is no such table."""
+def standing(spark: SparkSession, table: str) -> Standing | None:
+    """Return how a table stands now, None if there is none."""
     if not table_exists(spark, table):
         return None
     log = _log(spark, table)
@@ -176,7 +188,8 @@ def identity_if_any(spark: SparkSession, table: str) -> tuple[str, int] | None:
         detail = spark.sql(f"DESCRIBE DETAIL {table}").first()
         assert detail is not None
         table_id = str(detail["id"])
-    return table_id, _version(spark, table, log)
+    size = delta_log.bytes_of_data(log) if log else None
+    return Standing(table_id, _version(spark, table, log), size)
 
 
 def rows_written(spark: SparkSession, table: str) -> int:

@@ -29,7 +29,7 @@ Span = tuple[Any, Any]
 SPANS = 16
 """Into at most so many stretches keys are gathered: a condition that every scan can still check quickly."""
 
-FEW_ROWS, MANY_ROWS = 1_000, 2_000_000
+FEW_ROWS, MANY_ROWS = 5_000, 2_000_000
 """Outside of these, one stretch will do: to look at so few is not worth a question, and so many are everywhere."""
 
 

@@ -25,6 +25,18 @@ def table_id(log: Path) -> str | None:
     return None
 
 
+def bytes_of_data(log: Path) -> int | None:
+    """Return the size of a table's data files by the newest checksum in its log, None if there is none.
+
+    Delta writes one beside each commit, or hardly ever fails to.
+    """
+    newest = max(log.glob("*.crc"), default=None)
+    if newest is None:
+        return None
+    size: int = json.loads(newest.read_text(encoding="utf-8"))["tableSizeBytes"]
+    return size
+
+
 def operation_metrics(log: Path, version: int) -> dict[str, str]:
     """Return what a commit says of itself: rows and files written, by the names of ``DESCRIBE HISTORY``."""
     info = _action(log / f"{version:020d}.json", "commitInfo") or {}

@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from pyspark.errors import PySparkException
 
 from shared import catalog, changes, run_log
+from shared.catalog import Standing
 from shared.changes import Changed
 from shared.control_table import ControlTable, Definition
 from shared.errors import MetadataError, PipelineError, ShopMetricsError, first_line, is_engine_gone
+from shared.interpreted import interpreted
 from shared.run_log import LastRuns, Read, RuleResult, TableRun
 
 if TYPE_CHECKING:
@@ -46,15 +48,10 @@ _FEED_GONE = (
 """In the error when versions that are wanted are not to be had any more."""
 
 
+SMALL_BYTES = 20_000_000
+"""Up to so much, in the data files of all its tables, a run is small: some 200,000 orders."""
+
 D = TypeVar("D", bound=Definition)
-
-
-@dataclass
-class State:
-    """A table as it stood when the run began: which one, and its newest version."""
-
-    table_id: str
-    version: int
 
 
 @dataclass
@@ -98,7 +95,9 @@ class LayerRun(ABC, Generic[D]):
         self.run_id = run_id or run_log.new_run_id()
         self.on_end = on_end or (lambda table: None)
         self.done: dict[str, TableRun] = {}
-        self.states: dict[str, State] = {}
+        self.states: dict[str, Standing] = {}
+        self.is_small = False
+        """Whether the run's tables hold so little that its cost is that of its steps, however few rows pass them."""
         self.last: dict[str, LastRuns] = {}
         self.feeds: dict[tuple[str, int, int], DataFrame] = {}
         self._reading_a_feed = threading.Lock()
@@ -124,23 +123,21 @@ class LayerRun(ABC, Generic[D]):
         mentioned = sorted({name for one in chosen for name in (one.target, *one.sources, *one.depends_on)})
         with ThreadPoolExecutor(max_workers=4) as pool:
             last = pool.submit(run_log.last_runs, self.spark, mentioned)
-            states = pool.map(self.state_of, mentioned)
+            states = pool.map(lambda name: catalog.standing(self.spark, name), mentioned)
             self.states = {name: state for name, state in zip(mentioned, states, strict=True) if state}
             self.last = last.result()
-            try:
-                for _, level in groupby(chosen, key=lambda definition: definition.processing_order):
-                    for table in pool.map(self._run_table, list(level)):
-                        self.done[table.table_name] = table
-                        self.on_end(table)
-            finally:
-                if self.done:
-                    run_log.write(self.spark, list(self.done.values()))
+            sizes = [state.bytes for state in self.states.values()]
+            self.is_small = None not in sizes and sum(size or 0 for size in sizes) < SMALL_BYTES
+            with interpreted(self.spark, self.is_small):
+                try:
+                    for _, level in groupby(chosen, key=lambda definition: definition.processing_order):
+                        for table in pool.map(self._run_table, list(level)):
+                            self.done[table.table_name] = table
+                            self.on_end(table)
+                finally:
+                    if self.done:
+                        run_log.write(self.spark, list(self.done.values()))
         return list(self.done.values())
-
-    def state_of(self, table: str) -> State | None:
-        """Return how a table stands now, None if there is none."""
-        found = catalog.identity_if_any(self.spark, table)
-        return State(*found) if found else None
 
     def has_columns_of(self, table: str, rows: DataFrame) -> bool:
         """Whether a table has the names and types of these rows, in their order."""
@@ -195,7 +192,7 @@ class LayerRun(ABC, Generic[D]):
             self._plan(work)
             if work.reason or any(read.from_version != read.to_version for read in work.reads):
                 self._make(work)
-                after = self.state_of(definition.target)
+                after = catalog.standing(self.spark, definition.target)
                 assert after is not None
                 self.states[definition.target] = after
                 result = replace(result, to_version=after.version, table_id=after.table_id)

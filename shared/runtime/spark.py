@@ -109,7 +109,7 @@ def spark_conf(settings: Settings) -> dict[str, str]:
         # would be compiled anew, by Janino and then by the JIT.
         "spark.sql.codegen.cache.maxEntries": "1000",
         "spark.databricks.delta.snapshotPartitions": "1",
-        # Other Delta readers (DuckDB, delta-rs, the dashboard) read these tables too. Silver's have them nevertheless.
+        # Other Delta readers (DuckDB, delta-rs, the dashboard) read these tables too. Silver's get them once large.
         "spark.databricks.delta.properties.defaults.enableDeletionVectors": "false",
         "spark.sql.streaming.noDataMicroBatches.enabled": "false",
         # Lineage: START and COMPLETE events of every query, one JSON document a line.

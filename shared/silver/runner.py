@@ -318,6 +318,8 @@ class _SilverRun(LayerRun[TableDefinition]):
             desired = facts.looked_up(desired, definition, dimensions, among=accepted)
             flags = facts.FLAGS
         differing = changes.kept(changes.differences(desired, current, identity, flags))
+        if not self.is_small:
+            _mark_rows(self.spark, definition.target)
         work.changed, work.found = changes.merge(self.spark, definition.target, differing, identity, flags)
 
     # Pieces of the work.
@@ -521,7 +523,7 @@ class _SilverRun(LayerRun[TableDefinition]):
         if stands and self.has_columns_of(definition.target, desired):
             desired.writeTo(definition.target).overwrite(F.lit(True))
         else:
-            _create(self.spark, definition, desired, replace_it=stands)
+            _create(self.spark, definition, desired, replace_it=stands, is_small=self.is_small)
             desired.writeTo(definition.target).append()
         work.changed = self.counted(definition.target)
 
@@ -569,7 +571,9 @@ def _matching(rows: DataFrame, some_keys: DataFrame, keys: list[str], how: str) 
     return rows.join(theirs, [F.col(key).eqNullSafe(F.col(f"their_{key}")) for key in keys], how)
 
 
-def _create(spark: SparkSession, definition: TableDefinition, rows: DataFrame, replace_it: bool) -> None:
+def _create(
+    spark: SparkSession, definition: TableDefinition, rows: DataFrame, replace_it: bool, is_small: bool
+) -> None:
     """Make the target with the columns of these rows, and a comment on each."""
     its_own_last = sorted(SOURCES.values(), key=lambda source: source.bronze_table == definition.source)
     comments = {column.name: column.comment for source in its_own_last for column in source.columns}
@@ -588,13 +592,24 @@ def _create(spark: SparkSession, definition: TableDefinition, rows: DataFrame, r
         definition.comment,
         properties={
             "delta.enableChangeDataFeed": "true",
-            # A MERGE marks the rows that it replaces and writes new ones, instead of every file that holds one.
-            "delta.enableDeletionVectors": "true",
+            _MARKS_ROWS: str(not is_small).lower(),
             # A quarter of the time to write a table goes into statistics that no query asks for.
             "delta.dataSkippingStatsColumns": ",".join(_looked_up_by(definition, rows.columns)),
         },
         replace=replace_it,
     )
+
+
+_MARKS_ROWS = "delta.enableDeletionVectors"
+"""Whether a MERGE marks the rows that it replaces and writes new ones, instead of every file that holds one. For a
+table of millions of rows it is a fifth of the work; for a small one, two Spark jobs more. Not all readers know it."""
+
+
+def _mark_rows(spark: SparkSession, table: str) -> None:
+    """Let the MERGEs of a table mark rows from now on: it was made when it was small."""
+    (shown,) = spark.sql(f"SHOW TBLPROPERTIES {table} ('{_MARKS_ROWS}')").collect()
+    if shown["value"] != "true":
+        spark.sql(f"ALTER TABLE {table} SET TBLPROPERTIES ('{_MARKS_ROWS}' = 'true')")
 
 
 def _looked_up_by(definition: TableDefinition, columns: list[str]) -> list[str]:

@@ -18,10 +18,11 @@ from pyspark.sql import functions as F
 
 from shared import catalog, run_log
 from shared.errors import BrokerError, PipelineError, ShopMetricsError, first_line, is_engine_gone
+from shared.interpreted import interpreted
 from shared.run_log import TableRun
 from shared.runtime import kafka
 from shared.runtime.kafka import TOPIC
-from shared.settings import Settings, get_settings, on_databricks
+from shared.settings import Settings, get_settings
 from shared.streaming import queries
 from shared.streaming.contracts import BRONZE, EVENTS, LOG, SESSIONS
 from shared.streaming.queries import TO_BRONZE, TO_GOLD
@@ -47,13 +48,8 @@ LIVE_INTERVAL = 2.0
 """Seconds between the micro-batches of a live stream, at least. The streams share the cores: bronze, if it ran more
 often, would keep gold waiting."""
 
-_INTERPRETED = {
-    # A live micro-batch is some hundred rows, and compiling a plan, by Janino and then by the JIT, takes longer than
-    # interpreting it does: with this the time to gold was a third shorter. AQE plans anew after each shuffle.
-    "spark.sql.codegen.wholeStage": "false",
-    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
-    "spark.sql.adaptive.enabled": "false",
-}
+SMALL_TOPIC = 50_000
+"""A run of fewer messages than this, counting all that its topic ever had, is interpreted."""
 
 COUNT_SECONDS = 5.0
 """How often the open sessions are counted for a live stream's status, at most: what is asked takes from the streams."""
@@ -128,10 +124,12 @@ def run(
     with queries.alone(settings):
         cluster = cluster or kafka.connect(settings)
         with _accounted(spark) as account:
-            query = queries.start_bronze(spark, cluster, settings, topic=topic)
-            _finish(spark, TO_BRONZE, query, lambda: kafka.topic_identity(cluster, topic))
-            account.finished.update(TO_BRONZE.tables)
-            _finish(spark, TO_GOLD, queries.start_silver_gold(spark, settings))
+            is_small = sum(kafka.end_offsets(cluster, topic).values()) < SMALL_TOPIC
+            with interpreted(spark, is_small):
+                query = queries.start_bronze(spark, cluster, settings, topic=topic)
+                _finish(spark, TO_BRONZE, query, lambda: kafka.topic_identity(cluster, topic))
+                account.finished.update(TO_BRONZE.tables)
+                _finish(spark, TO_GOLD, queries.start_silver_gold(spark, settings))
         return account.done
 
 
@@ -176,7 +174,8 @@ class Live:
             # Bronze holds every offset up to the last one it has read.
             last = self._spark.table(BRONZE).groupBy("partition").agg(F.max("offset").alias("offset"))
             self._first: int = sum(row["offset"] + 1 for row in last.collect())
-            with _interpreted(self._spark):
+            # A live micro-batch is some hundred rows: interpreted, the time to gold was a third shorter.
+            with interpreted(self._spark):
                 bronze = queries.start_bronze(
                     self._spark, self._cluster, self._settings, topic=self._topic, interval=self._interval
                 )
@@ -259,23 +258,6 @@ class Live:
         offsets = json.loads(offsets) if isinstance(offsets, str) else offsets
         read: dict[str, int] = offsets[self._topic]
         return sum(read.values())
-
-
-@contextmanager
-def _interpreted(spark: SparkSession) -> Iterator[None]:
-    """Let streams that are started meanwhile run without generated code: each keeps the settings it started with."""
-    if on_databricks():
-        # Its own engine has no such settings for who uses it, and needs none.
-        yield
-        return
-    before = {name: spark.conf.get(name) for name in _INTERPRETED}
-    try:
-        for name, value in _INTERPRETED.items():
-            spark.conf.set(name, value)
-        yield
-    finally:
-        for name, old in before.items():
-            spark.conf.set(name, old)
 
 
 @dataclass

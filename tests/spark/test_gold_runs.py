@@ -244,6 +244,17 @@ def test_a_run_reads_only_the_touched_groups_and_reports_them(sales):
     assert sales.rows(PRODUCTS, "product_id, category_rank") == [("P-1", 2), ("P-2", 1), ("P-3", 1)]
 
 
+def test_ranks_are_computed_anew_in_the_categories_that_a_change_touches_and_in_no_other(sales):
+    sales.begin(*STANDING)
+    sales.run()
+    # Marks: where a run looks, it sets them right.
+    sales.sql(f"UPDATE {PRODUCTS} SET category_rank = 99 WHERE product_id IN ('P-1', 'P-3')")
+    sales.order(("O-9", "C-2", "P-2", "Home", 2, 1, "60.00", "pending"))
+    done = sales.run()
+    assert sales.rows(PRODUCTS, "product_id, category_rank") == [("P-1", 2), ("P-2", 1), ("P-3", 99)]
+    assert done[PRODUCTS].rows_updated == 2
+
+
 def test_when_the_feed_is_gone_everything_is_recomputed_and_the_run_says_so(sales, spark):
     sales.begin(*STANDING)
     sales.run()
