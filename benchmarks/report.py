@@ -199,7 +199,7 @@ Catching up with {caught["messages"]:,} messages: {rates["Kafka to bronze"]} fro
 
 
 def soak_section(figures: dict[str, Any]) -> str:
-    """Return what an hour, or less, of steady traffic did to lag, latency and memory."""
+    """Return what an hour, or less, of steady traffic did to lag, latency, state and memory."""
     minutes = figures["soak"]
     tenths = [minutes[len(minutes) * tenth // 10] for tenth in range(2, 10, 2)] + minutes[-1:]
     rows = [
@@ -207,6 +207,7 @@ def soak_section(figures: dict[str, Any]) -> str:
             f"{one['minute']}",
             f"{one['lag']:,}",
             f"{one['median'] or 0:.1f}",
+            f"{one['open']:,}",
             *(f"{mb:,}" for mb in one["engine, broker MB"]),
         ]
         for one in tenths
@@ -215,7 +216,7 @@ def soak_section(figures: dict[str, Any]) -> str:
 
 {len(minutes)} minutes at {figures["rate"]:g} events/s.
 
-{table(["minute", "lag, messages", "median, s", "engine, MB", "broker, MB"], rows)}
+{table(["minute", "lag, messages", "median, s", "open sessions", "engine, MB", "broker, MB"], rows)}
 """
 
 

@@ -97,7 +97,11 @@ def catch_up(spark: Any, console: Console, messages: int) -> dict[str, Any]:
 
 
 def soak(spark: Any, console: Console, rate: float, seconds: float) -> list[dict[str, Any]]:
-    """Produce at a rate for long, and return every minute how much waits and how much memory engine and broker hold."""
+    """Produce at a rate for long, and return every minute how the streams stand.
+
+    What waits, how late gold is, how many sessions are open, which is the streams' only state, and how much memory
+    engine and broker hold.
+    """
     from shared import streaming
     from shared.runtime import kafka
     from shared.runtime import spark as engine
@@ -114,6 +118,7 @@ def soak(spark: Any, console: Console, rate: float, seconds: float) -> list[dict
                     "minute": len(minutes) + 1,
                     "lag": status.lag,
                     "median": status.latency_median,
+                    "open": status.open_sessions,
                     "engine, broker MB": memory,
                 }
             )

@@ -15,13 +15,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import typer
 from rich.console import Console
 
 from shared.course.days import Day, select
@@ -232,17 +232,17 @@ async def _draw(specifications: Sequence[Mapping[str, Any]]) -> list[str]:
     return pictures
 
 
-def main() -> int:
-    """Refresh every notebook and say which changed."""
+def main() -> None:
+    """Execute every notebook, store what comes out in ``notebooks/``, and say which changed."""
     console = Console(stderr=True)
     try:
         changed = refresh(console=console)
     except ShopMetricsError as error:
         console.print(str(error), markup=False, highlight=False)
-        return 1
+        raise typer.Exit(1) from None
     console.print(f"{len(changed)} notebooks changed; read `git diff` before you commit", highlight=False)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # An argument, --help among them, is then an error or an answer, and not a quarter of an hour.
+    typer.run(main)
