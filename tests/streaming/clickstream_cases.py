@@ -212,11 +212,11 @@ class Traffic:
         """Return every message of the topic, by partition and offset."""
         ends = kafka.end_offsets(self.cluster, self.topic)
         messages: list[Received] = []
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         with closing(Consumer(self.cluster.client_config() | {"group.id": "tests", "log_level": 0})) as reader:
             reader.assign([TopicPartition(self.topic, partition, 0) for partition in ends])
             while len(messages) < sum(ends.values()):
-                assert time.monotonic() < deadline, f"{len(messages)} of {sum(ends.values())} messages within 30 s"
+                assert time.monotonic() < deadline, f"{len(messages)} of {sum(ends.values())} messages within a minute"
                 for one in reader.consume(10_000, 0.5):
                     assert not one.error(), one.error()
                     messages.append(Received(one.partition(), one.offset(), one.key(), one.value()))
@@ -302,7 +302,7 @@ def impatience(*, limit: float = 6.0, answer: float | None = None):
         yield
 
 
-def await_status(live: streaming.Live, condition: Callable[[streaming.Status], Any], what: str, limit: float = 60.0):
+def await_status(live: streaming.Live, condition: Callable[[streaming.Status], Any], what: str, limit: float = 120.0):
     """Return the first status of live streams that meets a condition."""
     deadline = time.monotonic() + limit
     while not condition(status := live.status()):

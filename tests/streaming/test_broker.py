@@ -115,9 +115,9 @@ def consumer(cluster: Cluster, topic: str) -> Consumer:
 def read(reader: Consumer, count: int) -> list[bytes]:
     """The values of so many messages, sorted; there are no more."""
     values: list[bytes] = []
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while len(values) < count:
-        assert time.monotonic() < deadline, f"{len(values)} of {count} messages within 20 s"
+        assert time.monotonic() < deadline, f"{len(values)} of {count} messages within a minute"
         values += consumed(reader, count, 0.2)
     assert consumed(reader, 1, 0.1) == []
     return sorted(values)
@@ -217,9 +217,9 @@ def test_a_topic_made_anew_under_its_old_name_is_another_one(home: Settings) -> 
     assert kafka.topic_identity(cluster, "anew") == first
     client = AdminClient(cluster.client_config())
     client.delete_topics(["anew"])["anew"].result(10)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while "anew" in kafka.metadata(cluster).topics:
-        assert time.monotonic() < deadline, "the topic is still there 10 s after it was deleted"
+        assert time.monotonic() < deadline, "the topic is still there a minute after it was deleted"
         time.sleep(0.05)
     assert kafka.create_topic(cluster, "anew", 1)
     second = kafka.topic_identity(cluster, "anew")
@@ -299,9 +299,9 @@ def test_a_broker_whose_starter_was_killed_is_replaced(home: Settings) -> None:
     kafka.down(home)
     starter = in_new_process(home, "from shared.runtime import kafka; kafka.up()")
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not (orphan := read_record(kafka.record_path(home))):
-            assert time.monotonic() < deadline, "no broker was started within 20 s"
+            assert time.monotonic() < deadline, "no broker was started within a minute"
             assert starter.poll() is None, starter.communicate()
             time.sleep(0.005)
     finally:

@@ -213,9 +213,9 @@ def test_killed_once_a_table_has_so_many_commits_more(
         patch.setattr("shared.streaming.bronze.RECORDS_PER_BATCH", 20 if table == BRONZE else 100_000)
         thread = threading.Thread(target=run)
         thread.start()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while accidents.commits(table) - commits_before < commits:
-            assert time.monotonic() < deadline, f"{commits} commits of {table} were awaited for 60 s"
+            assert time.monotonic() < deadline, f"{commits} commits of {table} were awaited for 3 minutes"
             time.sleep(0.01)
         accidents.kill(*which)
         thread.join(120)
@@ -272,10 +272,10 @@ def test_credentials_that_are_revoked_meanwhile_are_told_and_nothing_is_lost(acc
     def revoke() -> None:
         traffic = accidents.traffic
         with streaming.Live(traffic.spark, traffic.home, traffic.cluster, traffic.topic, interval=0.2) as live:
-            deadline = time.monotonic() + 120
-            await_status(live, lambda status: status.messages >= 200, "the messages", 120.0)
+            await_status(live, lambda status: status.messages >= 200, "the messages")
             secrets.put(kafka.SECRET, "another one", accidents.home)
             kafka.up(accidents.home)
+            deadline = time.monotonic() + 120
             while time.monotonic() < deadline:
                 live.status()
                 time.sleep(0.2)
@@ -298,10 +298,10 @@ def test_the_next_run_goes_on_where_a_client_was_killed(accidents: Accidents):
         env=os.environ | {"SHOPMETRICS_HOME": str(accidents.home.home)}, cwd=CHECKOUT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while accidents.commits(TABLES[0]) == before:
         assert client.poll() is None, client.communicate()
-        assert time.monotonic() < deadline, "the client's first micro-batch was awaited for 60 s"
+        assert time.monotonic() < deadline, "the client's first micro-batch was awaited for 3 minutes"
         time.sleep(0.01)
     client.kill()
     client.communicate()

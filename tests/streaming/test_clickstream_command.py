@@ -66,13 +66,15 @@ def test_live_it_shows_how_the_streams_stand_until_it_is_interrupted(traffic, tm
             env=os.environ | {"FORCE_COLOR": "1", "COLUMNS": "120"}, text=True, stdout=subprocess.PIPE, stderr=stderr,
         )  # fmt: skip
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 180
         while not re.search(r"half within \d+\.\d s, 99 of 100 within", shown.read_text()):
             assert process.poll() is None, (process.communicate(), shown.read_text())
-            assert time.monotonic() < deadline, f"the message in gold was awaited for 90 s; {shown.read_text()[-2000:]}"
+            assert time.monotonic() < deadline, (
+                f"the message in gold was awaited for 3 minutes; {shown.read_text()[-2000:]}"
+            )
             time.sleep(0.2)
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=180)
     finally:
         process.kill()
         process.wait()

@@ -388,7 +388,7 @@ def test_a_cluster_that_cannot_serve_is_told_in_time_and_leaves_everything_as_it
             with pytest.raises(BrokerError, match=problem) as raised:
                 streaming.run(traffic.spark, traffic.home, cluster, topic)
             assert raised.value.hint
-            assert time.monotonic() - begun < 20
+            assert time.monotonic() - begun < 60
     assert traffic.versions() == before
     assert traffic.spark.streams.active == []
 
@@ -435,9 +435,9 @@ def test_tables_and_checkpoints_come_and_go_together(traffic):
     # Another topic of the same name.
     client = AdminClient(traffic.cluster.client_config())
     client.delete_topics([traffic.topic])[traffic.topic].result(10)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while traffic.topic in kafka.metadata(traffic.cluster).topics:
-        assert time.monotonic() < deadline, "the topic is still there 10 s after it was deleted"
+        assert time.monotonic() < deadline, "the topic is still there a minute after it was deleted"
         time.sleep(0.05)
     kafka.create_topic(traffic.cluster, traffic.topic)
     refused(f"belongs to another topic {traffic.topic}")
