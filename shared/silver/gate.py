@@ -1,7 +1,7 @@
 """The gate: which rule an event breaks, what becomes of it, and what is counted.
 
-The vocabulary is that of expectations in declarative pipelines: ``expect`` counts, ``expect_or_quarantine`` sets
-aside, ``expect_or_fail`` stops. A row that was set aside is kept whole, with the value found and the limit.
+``expect`` counts and ``expect_or_fail`` stops, as in Databricks' declarative pipelines; ``expect_or_quarantine`` sets
+aside, where they have ``expect_or_drop``. A row that was set aside is kept whole, with the value found and the limit.
 """
 
 from __future__ import annotations

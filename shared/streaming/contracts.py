@@ -40,7 +40,7 @@ BRONZE_COLUMNS = {
     "topic": ("STRING", "Kafka topic"),
     "partition": ("INT", "Kafka partition"),
     "offset": ("BIGINT", "position in the partition"),
-    "kafka_ts": ("TIMESTAMP", "instant that Kafka gave the record, UTC"),
+    "kafka_ts": ("TIMESTAMP", "instant at which the producer handed the record over, by its clock, UTC"),
     "ingested_at": ("TIMESTAMP", "instant of the micro-batch, UTC"),
 }
 
