@@ -40,7 +40,6 @@ def measure(days: list[int], scale: float, runs: int) -> dict[str, Any]:
     from shared.course import execution
     from shared.course.days import day, select
     from shared.runtime import spark as engine
-    from shared.runtime.process import write_record
     from shared.settings import get_settings
 
     with tempfile.TemporaryDirectory(prefix="shopmetrics-bench-") as scratch:
@@ -63,8 +62,7 @@ def measure(days: list[int], scale: float, runs: int) -> dict[str, Any]:
                     engine.down(settings)
                     begun = time.perf_counter()
                     with patch.object(engine, "spark_conf", lambda settings: dict(DEFAULTS)):
-                        record = engine.start(settings, jvm_options=[])
-                    write_record(engine.record_path(settings), record)
+                        engine.start(settings, jvm_options=[])
                     taken.setdefault((number, "own"), []).append(run(number, begun))
                 engine.down(settings)
                 engine.up(settings)

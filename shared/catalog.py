@@ -201,7 +201,7 @@ def rows_written(spark: SparkSession, table: str) -> int:
     _require(spark, table)
     log = _log(spark, table)
     if log:
-        metrics = delta_log.operation_metrics(log, _version(spark, table, log))
+        _, metrics = delta_log.operation(log, _version(spark, table, log)) or ("", {})
     else:
         metrics = _history(spark, table, limit=1)[0].operationMetrics
     return _rows_written(metrics) or 0
@@ -214,20 +214,19 @@ def changes_since(spark: SparkSession, table: str, version: int) -> dict[str, in
         CatalogError: if there is no such table.
     """
     _require(spark, table)
+    log = _log(spark, table)
+    newest = _version(spark, table, log)
     names = {
         "inserted": ("numOutputRows", "numTargetRowsInserted"),
         "updated": ("numUpdatedRows", "numTargetRowsUpdated"),
         "deleted": ("numDeletedRows", "numTargetRowsDeleted"),
     }
     counts = dict.fromkeys(names, 0)
-    for commit in _history(spark, table):
-        metrics = commit.operationMetrics
-        if commit.version <= version:
-            continue
+    for operation, metrics in _commits(spark, table, log, version + 1, newest):
         for what, (alone, in_merge) in names.items():
             # A MERGE counts under numOutputRows the rows that it copied, too.
-            counts[what] += int(metrics.get(in_merge if commit.operation == "MERGE" else alone, 0))
-        if commit.operation == "WRITE":
+            counts[what] += int(metrics.get(in_merge if operation == "MERGE" else alone, 0))
+        if operation == "WRITE":
             # So does an overwrite of some rows.
             counts["inserted"] -= int(metrics.get("numCopiedRows", 0))
     return counts
@@ -315,6 +314,17 @@ def _log(spark: SparkSession, table: str) -> Path | None:
 def _version(spark: SparkSession, table: str, log: Path | None) -> int:
     newest = delta_log.newest_version(log) if log else None
     return int(_history(spark, table, limit=1)[0].version) if newest is None else newest
+
+
+def _commits(
+    spark: SparkSession, table: str, log: Path | None, first: int, last: int
+) -> list[tuple[str, Mapping[str, str]]]:
+    """Return of each commit from one version through another its operation, and what it says of itself."""
+    told = [delta_log.operation(log, one) for one in range(first, last + 1)] if log else [None]
+    if None not in told:
+        return [one for one in told if one]
+    there = _history(spark, table, limit=max(1, last - first + 1))
+    return [(one.operation, one.operationMetrics) for one in there if first <= one.version <= last]
 
 
 def _history(spark: SparkSession, table: str, limit: int | None = None) -> list[Row]:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from shared.errors import ShopMetricsError, is_engine_gone
+from shared.errors import ShopMetricsError, first_line, is_engine_gone
 from shared.settings import PREFIX, Settings, get_settings
 
 if TYPE_CHECKING:
@@ -68,11 +68,17 @@ def main() -> None:
         where = f": {error.filename}" if error.filename else ""
         _end(f"{error.strerror}{where}", f"{_ADVICE[error.errno]}; then run again: nothing is lost or doubled")
     except Exception as error:
-        if not is_engine_gone(error):
+        if is_engine_gone(error):
+            _end(
+                "the engine ended, or no longer answers, while it was at work",
+                "run the command again: it starts a new engine, and nothing is lost or doubled",
+            )
+        # By its module: most commands need no Spark, and to import it takes a second.
+        if not type(error).__module__.startswith("pyspark."):
             raise
         _end(
-            "the engine ended, or no longer answers, while it was at work",
-            "run the command again: it starts a new engine, and nothing is lost or doubled",
+            f"the engine could not do it: {first_line(error)}",
+            f"{get_settings().run / 'engine.log'} says more; mend the cause and run again: nothing is lost or doubled",
         )
 
 
@@ -420,6 +426,8 @@ def sql(
         frame = shared.connect().sql(query)
         columns, result = frame.columns, frame.limit(limit + 1).collect()
     except PySparkException as error:
+        if is_engine_gone(error):
+            raise
         raise ShopMetricsError(_without_plan(str(error)), "correct the statement") from error
     more, result = len(result) > limit, result[:limit]
     if more:

@@ -19,6 +19,10 @@ def newest_version(log: Path) -> int | None:
 
 def table_id(log: Path) -> str | None:
     """Return the id that a table was given when it was made; None if that commit has been cleaned up already."""
+    newest = newest_version(log)
+    checksum = _checksum(log, newest) if newest is not None else {}
+    if "metadata" in checksum:
+        return str(checksum["metadata"]["id"])
     for commit in sorted(log.glob("*.json"), reverse=True):
         if commit.stem.isdigit() and (metadata := _action(commit, "metaData")):
             return str(metadata["id"])
@@ -26,22 +30,29 @@ def table_id(log: Path) -> str | None:
 
 
 def bytes_of_data(log: Path) -> int | None:
-    """Return the size of a table's data files by the newest checksum in its log, None if there is none.
-
-    Delta writes one beside each commit, or hardly ever fails to.
-    """
-    newest = max(log.glob("*.crc"), default=None)
-    if newest is None:
-        return None
-    size: int = json.loads(newest.read_text(encoding="utf-8"))["tableSizeBytes"]
+    """Return the size of a table's data files; None if its newest commit has no checksum, as hardly ever happens."""
+    newest = newest_version(log)
+    size: int | None = _checksum(log, newest).get("tableSizeBytes") if newest is not None else None
     return size
 
 
-def operation_metrics(log: Path, version: int) -> dict[str, str]:
-    """Return what a commit says of itself: rows and files written, by the names of ``DESCRIBE HISTORY``."""
-    info = _action(log / f"{version:020d}.json", "commitInfo") or {}
-    metrics: dict[str, str] = info.get("operationMetrics", {})
-    return metrics
+def operation(log: Path, version: int) -> tuple[str, dict[str, str]] | None:
+    """Return a commit's operation, and rows and files written, by the names of ``DESCRIBE HISTORY``.
+
+    None if the commit has been cleaned up already, or says nothing.
+    """
+    commit = log / f"{version:020d}.json"
+    info = _action(commit, "commitInfo") if commit.is_file() else None
+    return (info["operation"], info.get("operationMetrics", {})) if info else None
+
+
+def _checksum(log: Path, version: int) -> dict[str, Any]:
+    """Return what Delta wrote beside a commit about the table as of it: metadata, protocol, sizes; empty if nothing."""
+    try:
+        checksum: dict[str, Any] = json.loads((log / f"{version:020d}.crc").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return checksum
 
 
 def _action(commit: Path, kind: str) -> dict[str, Any] | None:

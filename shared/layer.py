@@ -12,6 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import groupby
@@ -134,10 +135,17 @@ class LayerRun(ABC, Generic[D]):
                         for table in pool.map(self._run_table, list(level)):
                             self.done[table.table_name] = table
                             self.on_end(table)
-                finally:
-                    if self.done:
-                        run_log.write(self.spark, list(self.done.values()))
+                except BaseException:
+                    # What has failed first is what is to be told.
+                    with suppress(Exception):
+                        self._write_log()
+                    raise
+                self._write_log()
         return list(self.done.values())
+
+    def _write_log(self) -> None:
+        if self.done:
+            run_log.write(self.spark, list(self.done.values()))
 
     def has_columns_of(self, table: str, rows: DataFrame) -> bool:
         """Whether a table has the names and types of these rows, in their order."""

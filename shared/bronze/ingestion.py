@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,13 +73,18 @@ def ingest(
         for source in chosen:
             create_table(spark, source)
             _check_checkpoint(spark, source, volume, settings)
-        # All at once: each is a handful of small jobs, and the engine has cores to spare.
-        queries = {
-            source.name: _start(spark, source, landed[source.name], volume, settings)
-            for source in chosen
-            if landed[source.name]
-        }
-        return [_finish(spark, source, landed[source.name], queries.get(source.name), volume) for source in chosen]
+        queries: dict[str, StreamingQuery] = {}
+        try:
+            # All at once: each is a handful of small jobs, and the engine has cores to spare.
+            for source in chosen:
+                if files := landed[source.name]:
+                    queries[source.name] = _start(spark, source, files, volume, settings)
+            return [_finish(spark, source, landed[source.name], queries.get(source.name), volume) for source in chosen]
+        finally:
+            # None goes on in the engine when the others have failed, or after Ctrl-C: the next run would meet it.
+            for query in queries.values():
+                with suppress(Exception):
+                    query.stop()
 
 
 def create_table(spark: SparkSession, source: Source) -> None:

@@ -17,7 +17,7 @@ from shared.errors import EngineError
 from shared.runtime import spark, startup_cache
 from shared.runtime.jars import ensure_jars, wanting
 from shared.runtime.java import find_java
-from shared.runtime.process import stop, write_record
+from shared.runtime.process import stop
 from shared.settings import PREFIX, Settings, get_settings
 
 DUMP_TIMEOUT = 180.0
@@ -77,8 +77,6 @@ def _train(settings: Settings, cache: Path) -> None:
         rehearsal = settings.model_copy(update={"home": Path(home), "spark_port": 0})
         server = spark.start(rehearsal, startup_cache.record(scratch))
         try:
-            # The commands find it as they find any engine of their home.
-            write_record(spark.record_path(rehearsal), server)
             for command in REHEARSAL:
                 print(f"  shopmetrics {command}", flush=True)
                 _shopmetrics(command, home)

@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -214,7 +215,8 @@ def running(settings: Settings | None = None) -> ServerRecord | None:
     """Return the record of this home's server if it is alive and answers, else None."""
     settings = settings or get_settings()
     record = read_record(record_path(settings))
-    return record if record and is_listening(record.port) else None
+    # One without its token is starting: its tables are not in the catalog yet.
+    return record if record and record.token and is_listening(record.port) else None
 
 
 def up(settings: Settings | None = None) -> ServerRecord:
@@ -234,10 +236,9 @@ def up(settings: Settings | None = None) -> ServerRecord:
         record = running(settings)
         if record is None:
             stale = read_record(record_path(settings))
-            if stale:  # alive, but no longer listening
+            if stale:  # alive, but no longer listening, or not ready when its starter was killed
                 stop(stale)
             record = start(settings)
-            write_record(record_path(settings), record)
     return record
 
 
@@ -265,38 +266,38 @@ def start(settings: Settings, jvm_options: list[str] | None = None) -> ServerRec
     # Python that runs inside the engine, such as the steps of a stream, is the Python that this is. Rows come to it in
     # its local time, in which an hour of the autumn is there twice.
     child = launch(command, log, settings.run, {"PYSPARK_PYTHON": sys.executable, "TZ": "UTC"})
-    record = _await(child, port, token, " ".join(command), settings, log)
+    created = psutil.Process(child.pid).create_time()
+    record = ServerRecord("engine", child.pid, created, port, token, " ".join(command))
     try:
+        # Should this process be killed before the server is ready, the next one finds and replaces it.
+        write_record(record_path(settings), replace(record, token=""))
+        _await(child, record, settings, log)
         # The in-memory catalog starts seconds sooner than a Hive metastore, and the directories are the truth.
         from shared.catalog import register_tables
 
         first = session(record)
         register_tables(first, settings)
         first.stop()
+        write_record(record_path(settings), record)
     except BaseException:
         stop(record)
         raise
     return record
 
 
-def _await(
-    child: subprocess.Popen[bytes], port: int, token: str, command: str, settings: Settings, log: Path
-) -> ServerRecord:
-    created = psutil.Process(child.pid).create_time()
-    record = ServerRecord("engine", child.pid, created, port, token, command)
+def _await(child: subprocess.Popen[bytes], record: ServerRecord, settings: Settings, log: Path) -> None:
     # pyspark takes as long to import as the JVM needs to open its port: do both at once.
     import pyspark.sql.connect.session  # noqa: F401
 
     deadline = time.monotonic() + settings.start_timeout
-    while not is_listening(port):
+    while not is_listening(record.port):
         try:
             code = child.wait(timeout=0.05)
         except subprocess.TimeoutExpired:
             if time.monotonic() < deadline:
                 continue
-            stop(record)
             raise EngineError(
-                f"The Spark server did not answer on {LOOPBACK}:{port} within {settings.start_timeout:g} s.\n"
+                f"The Spark server did not answer on {LOOPBACK}:{record.port} within {settings.start_timeout:g} s.\n"
                 f"{log_tail(log)}",
                 f"read {log}, or give it longer with SHOPMETRICS_START_TIMEOUT",
             ) from None
@@ -304,7 +305,6 @@ def _await(
             f"The Spark server ended with exit code {code} before it answered.\n{log_tail(log)}",
             f"read {log}, then run `shopmetrics doctor`",
         )
-    return record
 
 
 def down(settings: Settings | None = None) -> bool:

@@ -15,8 +15,8 @@ from shared.settings import CHECKOUT, Settings
 
 SANITIZE = Path(__file__).with_name("sanitize.cfg")
 TROUBLE = ("failure", "error", "skipped")
-LONGEST_CELL = 300
-"""Seconds."""
+LONGEST_CELL, LONGEST_CHECK = 300, 3_000
+"""Seconds, of a cell and of all notebooks."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ def compare(notebooks: Sequence[Path], settings: Settings, scratch: Path) -> dic
         capture_output=True,
         text=True,
         check=False,
+        timeout=LONGEST_CHECK,
     )
     if not report.is_file():
         raise AssertionError(f"nbval did not run:\n{result.stdout}\n{result.stderr}")

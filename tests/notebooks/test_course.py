@@ -21,7 +21,7 @@ def test_the_course_runs_from_its_first_day_to_its_last(settings: Settings) -> N
     variables = environment(settings) | {"SHOPMETRICS_SPARK_CONF": interpreted}
     command = [Path(sys.executable).with_name("shopmetrics"), "course", "--scale", "0.1", "--json"]
     try:
-        ended = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=False)
+        ended = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, timeout=3_000)
     finally:
         spark.down(settings)
         kafka.down(settings)

@@ -249,6 +249,26 @@ def test_a_file_that_lands_while_the_headers_are_being_read_is_left_to_the_next_
     ]
 
 
+def test_when_one_source_fails_none_goes_on_in_the_engine(shop, spark, monkeypatch):
+    generate(shop.raw, scale=0.02, seed=7, progress=False)
+    finish = ingestion._finish
+
+    def fails(spark, source, *given):
+        if source.name == "customers":
+            raise PipelineError("no")
+        return finish(spark, source, *given)
+
+    monkeypatch.setattr(ingestion, "_finish", fails)
+    with pytest.raises(PipelineError, match="no"):
+        bronze.ingest(spark)
+    assert spark.streams.active == []
+    monkeypatch.undo()
+    bronze.ingest(spark)
+    for name, source in SOURCES.items():
+        expected = sum(len(path.read_text().splitlines()) - 1 for path in shop.raw.glob(f"{name}/*/*.csv"))
+        assert spark.table(source.bronze_table).count() == expected
+
+
 @pytest.mark.parametrize("moment", ["offsets", "commits"])
 def test_killed_in_the_middle_a_second_run_completes_and_doubles_nothing(settings, moment):
     """The engine is really killed: when the batch has been planned, and when its first commit is being written."""

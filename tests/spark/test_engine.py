@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import psutil
 import pytest
@@ -94,6 +95,36 @@ def test_a_killed_server_is_replaced_and_its_tables_are_still_there(home):
     session = engine.session(second)
     assert session.table("ops.kept").count() == 1
     session.stop()
+
+
+def test_an_engine_whose_starter_was_killed_is_replaced(home):
+    starter = in_new_process(home, "from shared.runtime import spark; spark.up()")
+    deadline = time.monotonic() + 60
+    while not (orphan := read_record(engine.record_path(home))):
+        assert time.monotonic() < deadline, "no engine was started within a minute"
+        assert starter.poll() is None, starter.communicate()
+        time.sleep(0.005)
+    starter.kill()
+    starter.communicate()
+    assert orphan.process() is not None
+    assert engine.running(home) is None, "its tables are not in the catalog yet"
+    record = engine.up(home)
+    assert record.pid != orphan.pid
+    assert orphan.process() is None
+    assert len(processes_of(home)) == 1
+
+
+@pytest.mark.parametrize("how", [KeyboardInterrupt, OSError])
+def test_a_start_that_is_broken_off_leaves_nothing_running(home, monkeypatch, how):
+    def broken_off(port):
+        raise how
+
+    monkeypatch.setattr(engine, "is_listening", broken_off)
+    with pytest.raises(how):
+        engine.start(home)
+    monkeypatch.undo()
+    assert processes_of(home) == []
+    assert engine.running(home) is None
 
 
 def test_a_process_whose_engine_was_killed_keeps_rows_in_the_new_one(home):

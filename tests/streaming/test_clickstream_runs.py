@@ -626,7 +626,7 @@ def test_a_stream_that_takes_long_and_gets_on_is_let_be(traffic, monkeypatch, ca
         time.sleep(4)
 
     traffic.send(event("a", 0))
-    with impatience(limit=20.0), monkeypatch.context() as patch:
+    with impatience(limit=60.0), monkeypatch.context() as patch:
         patch.setattr(queries, "apply", slowly)
         traffic.run()
     assert capsys.readouterr().err == ""

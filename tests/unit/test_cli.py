@@ -9,10 +9,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from pyspark.errors import AnalysisException
 from typer.main import get_command
+from typer.testing import CliRunner
 
-from shared import cli
+import shared
+from shared import cli, pipeline
 from shared.cli import app
+from shared.course import runner
+from shared.course.days import DAYS
 from shared.pipeline import PipelineRun
 from shared.run_log import RuleResult, TableRun
 
@@ -108,6 +113,48 @@ def test_a_bug_is_not_made_a_sentence(monkeypatch):
     monkeypatch.setattr(cli, "app", refuse)
     with pytest.raises(OSError, match="no remedy"):
         cli.main()
+
+
+def test_what_the_engine_could_not_do_is_a_sentence_too(monkeypatch, capsys):
+    def refuse():
+        raise AnalysisException("No space left on device\n\tat java.base/java.io")
+
+    monkeypatch.setattr(cli, "app", refuse)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    told = capsys.readouterr().err
+    assert told.startswith("error: the engine could not do it: No space left on device\n  -> ")
+    assert "engine.log" in told
+    assert "java.base" not in told
+
+
+@pytest.mark.parametrize(("statuses", "code"), [(("succeeded", "unchanged"), 0), (("succeeded", "failed"), 1)])
+def test_the_pipelines_exit_status_is_0_only_if_every_table_is_in_order(monkeypatch, statuses, code):
+    asked = []
+
+    def pretend(spark, layers, full, on_end):
+        now = datetime(2026, 1, 1, tzinfo=UTC)
+        tables = tuple(TableRun("r", f"gold.t{n}", status, now, 0.1) for n, status in enumerate(statuses))
+        asked.append((layers, full))
+        for table in tables:
+            on_end(table)
+        return PipelineRun("r", 0.2, tables, {})
+
+    monkeypatch.setattr(pipeline, "run", pretend)
+    monkeypatch.setattr(shared, "connect", lambda: None)
+    result = CliRunner().invoke(app, ["pipeline", "run", "--layer", "gold", "--full", "--json"])
+    assert result.exit_code == code
+    assert json.loads(result.stdout)["ok"] is (code == 0)
+    assert asked == [(("gold",), True)]
+
+
+def test_the_courses_exit_status_says_whether_it_got_to_its_end(monkeypatch, tmp_path):
+    failed = runner.DayFailed(DAYS[3], "Day 4 stopped in cell [9]: ValueError: no", "mend it")
+    monkeypatch.setattr(runner, "run", lambda *given: runner.CourseRun(tmp_path, tmp_path, error=failed))
+    result = CliRunner().invoke(app, ["course"])
+    assert result.exit_code == 1
+    assert "Day 4 stopped in cell [9]: ValueError: no" in result.output
 
 
 def test_the_pipelines_summary_tells_tables_reasons_and_whether_the_limit_is_met(capsys):

