@@ -21,7 +21,7 @@ from shared import catalog
 from shared.bronze.contracts import AUDIT_COLUMNS, SOURCES, Source
 from shared.bronze.landing import LandedFile, landed_files
 from shared.bronze.parsing import parse_lines
-from shared.errors import PipelineError, SourceError, first_line
+from shared.errors import PipelineError, SourceError, first_line, is_engine_gone
 from shared.home import one_run_at_a_time
 from shared.private import write_private
 from shared.settings import Settings, get_settings
@@ -80,11 +80,12 @@ def ingest(
                 if files := landed[source.name]:
                     queries[source.name] = _start(spark, source, files, volume, settings)
             return [_finish(spark, source, landed[source.name], queries.get(source.name), volume) for source in chosen]
-        finally:
-            # None goes on in the engine when the others have failed, or after Ctrl-C: the next run would meet it.
-            for query in queries.values():
+        except BaseException as error:
+            # None goes on in the engine when another has failed, or after Ctrl-C: the next run would meet it.
+            for query in queries.values() if not is_engine_gone(error) else ():
                 with suppress(Exception):
                     query.stop()
+            raise
 
 
 def create_table(spark: SparkSession, source: Source) -> None:

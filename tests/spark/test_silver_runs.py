@@ -7,6 +7,7 @@ import random
 import re
 
 import pytest
+from pyspark.sql import functions as F
 from spark.silver_cases import (
     CASES,
     all_deliveries,
@@ -522,6 +523,19 @@ def test_a_table_that_is_not_enabled_does_not_run(shop):
     assert PRODUCTS not in shop.versions()
     with pytest.raises(MetadataError, match=rf"no enabled table {PRODUCTS}"):
         shop.run(tables=[PRODUCTS], definitions=without)
+
+
+def test_a_row_in_the_control_table_is_a_table(spark, shop):
+    shop.delivered_and_run(product("P-1", 1), product("P-2", 2))
+    declared = spark.table(metadata.TABLES.name).where(f"target = '{PRODUCTS}'")
+    declared.withColumn("target", F.lit("silver.goods")).writeTo(metadata.TABLES.name).append()
+    done = shop.run()
+    assert {table: run.status for table, run in done.items() if run.status != "unchanged"} == {
+        "silver.goods": "succeeded"
+    }
+    assert done["silver.goods"].rows_changed == 2
+    assert shop.contents("silver.goods")["silver.goods"] == shop.contents(PRODUCTS)[PRODUCTS]
+    assert shop.delivered_and_run(product("P-3", 3))["silver.goods"].rows_changed == 1
 
 
 # Bad input.
