@@ -6,10 +6,11 @@ thousand rows all of that takes longer than to interpret the plan would; for mil
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from shared.errors import is_engine_gone
 from shared.settings import on_databricks
 
 if TYPE_CHECKING:
@@ -37,9 +38,15 @@ def interpreted(spark: SparkSession, is_worth_it: bool = True) -> Iterator[None]
         return
     before = {name: spark.conf.get(name) for name in _INTERPRETED}
     try:
-        for name, value in _INTERPRETED.items():
-            spark.conf.set(name, value)
+        _set_all(spark, _INTERPRETED)
         yield
-    finally:
-        for name, old in before.items():
-            spark.conf.set(name, old)
+    except BaseException as error:
+        if not is_engine_gone(error):  # else there is nobody left to ask
+            _set_all(spark, before)
+        raise
+    _set_all(spark, before)
+
+
+def _set_all(spark: SparkSession, settings: Mapping[str, str | None]) -> None:
+    for name, value in settings.items():
+        spark.conf.set(name, value)

@@ -135,10 +135,11 @@ class LayerRun(ABC, Generic[D]):
                         for table in pool.map(self._run_table, list(level)):
                             self.done[table.table_name] = table
                             self.on_end(table)
-                except BaseException:
-                    # What has failed first is what is to be told.
-                    with suppress(Exception):
-                        self._write_log()
+                except BaseException as error:
+                    if not is_engine_gone(error):  # else there is nobody left to ask
+                        # What has failed first is what is to be told.
+                        with suppress(Exception):
+                            self._write_log()
                     raise
                 self._write_log()
         return list(self.done.values())
