@@ -60,7 +60,7 @@ def prepare(settings: Settings | None = None, *, quiet: bool = False) -> None:
     cache = startup_cache.cache_path(settings, java, class_path)
     with FileLock(settings.cache_dir / ".startup-cache.lock"):
         if not cache.is_file():
-            print("Recording the engine's start-up cache: a rehearsal of two days, three or four minutes, once", flush=True)
+            print("Recording the engine's start-up cache: a rehearsal of two days, some four minutes, once", flush=True)
             _train(settings, cache)
             if not cache.is_file():
                 print("No start-up cache was written; the engine starts without one, some seconds slower")
