@@ -323,7 +323,7 @@ def _commits(
     told = [delta_log.operation(log, one) for one in range(first, last + 1)] if log else [None]
     if None not in told:
         return [one for one in told if one]
-    there = _history(spark, table, limit=max(1, last - first + 1))
+    there = _history(spark, table)
     return [(one.operation, one.operationMetrics) for one in there if first <= one.version <= last]
 
 

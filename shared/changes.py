@@ -7,7 +7,7 @@ there is no commit.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from itertools import pairwise
@@ -82,7 +82,12 @@ def differences(
 
 
 def merge(
-    spark: SparkSession, table: str, changes: DataFrame, identity: Sequence[str], flags: Sequence[str] = ()
+    spark: SparkSession,
+    table: str,
+    changes: DataFrame,
+    identity: Sequence[str],
+    flags: Sequence[str] = (),
+    before: Callable[[], None] = lambda: None,
 ) -> tuple[Changed, dict[str, int]]:
     """Make these changes by one MERGE, or none if there are none.
 
@@ -95,6 +100,7 @@ def merge(
         changes: what :func:`differences` returned, kept by :func:`kept` since it is read more than once.
         identity: the columns that name a row.
         flags: the flags that the differences carry.
+        before: called before the MERGE, if there is to be one.
 
     Returns:
         How many rows it inserted, updated and deleted, and how many have each flag.
@@ -110,6 +116,7 @@ def merge(
     assert found is not None
     changed = Changed(found["insert"], found["update"], found["delete"])
     if changed.rows:
+        before()
         stretches = spans(changes.where(is_change), first, (found["low"], found["high"]), changed.rows)
         write(spark, table, changes, identity, stretches, flags)
     return changed, {flag: int(found[flag] or 0) for flag in flags}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import sys
 from dataclasses import asdict
 from enum import StrEnum
@@ -73,12 +74,15 @@ def main() -> None:
                 "the engine ended, or no longer answers, while it was at work",
                 "run the command again: it starts a new engine, and nothing is lost or doubled",
             )
-        # By its module: most commands need no Spark, and to import it takes a second.
-        if not type(error).__module__.startswith("pyspark."):
+        # By its names: most commands need no Spark, and to import it takes a second. PySparkTypeError and its like say
+        # that the client was used wrongly, which is a bug.
+        kind = type(error)
+        if not kind.__module__.startswith("pyspark.") or kind.__name__.startswith("PySpark"):
             raise
+        log = "" if os.environ.get("SPARK_REMOTE") else f"{get_settings().run / 'engine.log'} says more; "
         _end(
             f"the engine could not do it: {first_line(error)}",
-            f"{get_settings().run / 'engine.log'} says more; mend the cause and run again: nothing is lost or doubled",
+            f"{log}mend the cause and run again: nothing is lost or doubled",
         )
 
 

@@ -30,8 +30,12 @@ def table_id(log: Path) -> str | None:
 
 
 def bytes_of_data(log: Path) -> int | None:
-    """Return the size of a table's data files; None if its newest commit has no checksum, as hardly ever happens."""
-    newest = newest_version(log)
+    """Return the size of a table's data files by the newest checksum in its log, None if there is none.
+
+    Delta writes one after each commit; a process that was killed in between has left a commit without.
+    """
+    versions = (int(file.stem) for file in log.glob("*.crc") if file.stem.isdigit())
+    newest = max(versions, default=None)
     size: int | None = _checksum(log, newest).get("tableSizeBytes") if newest is not None else None
     return size
 

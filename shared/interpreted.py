@@ -6,9 +6,12 @@ thousand rows all of that takes longer than to interpret the plan would; for mil
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from shared.errors import is_engine_gone
 from shared.settings import on_databricks
@@ -16,7 +19,7 @@ from shared.settings import on_databricks
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-_INTERPRETED = {
+INTERPRETED = {
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
     # Plans anew after each shuffle, for what a small plan has no use for.
@@ -24,9 +27,25 @@ _INTERPRETED = {
 }
 
 
+@dataclass
+class _Blocks:
+    """The blocks that a session is in."""
+
+    number: int = 0
+    before: dict[str, str | None] = field(default_factory=dict)
+    """The settings as they were before the first."""
+
+
+_blocks: WeakKeyDictionary[SparkSession, _Blocks] = WeakKeyDictionary()
+_lock = threading.Lock()
+
+
 @contextmanager
 def interpreted(spark: SparkSession, is_worth_it: bool = True) -> Iterator[None]:
-    """Let what a session runs meanwhile be interpreted. A stream keeps the settings with which it was started.
+    """Let what a session runs meanwhile be interpreted.
+
+    A stream keeps the settings with which it was started; what its ``foreachBatch`` asks has those that the session
+    has at that moment. Blocks of one session may overlap: the last to end sets back what the first has found.
 
     Args:
         spark: the session.
@@ -36,15 +55,27 @@ def interpreted(spark: SparkSession, is_worth_it: bool = True) -> Iterator[None]
         # Databricks' engine has no such settings for who uses it, and needs none.
         yield
         return
-    before = {name: spark.conf.get(name) for name in _INTERPRETED}
+    with _lock:
+        blocks = _blocks.setdefault(spark, _Blocks())
+        if not blocks.number:
+            blocks.before = {name: spark.conf.get(name) for name in INTERPRETED}
+            _set_all(spark, INTERPRETED)
+        blocks.number += 1
     try:
-        _set_all(spark, _INTERPRETED)
         yield
     except BaseException as error:
-        if not is_engine_gone(error):  # else there is nobody left to ask
-            _set_all(spark, before)
+        # What has failed first is what is to be told; and an engine that is gone cannot be asked.
+        with suppress(Exception):
+            _leave(spark, blocks, is_gone=is_engine_gone(error))
         raise
-    _set_all(spark, before)
+    _leave(spark, blocks)
+
+
+def _leave(spark: SparkSession, blocks: _Blocks, is_gone: bool = False) -> None:
+    with _lock:
+        blocks.number -= 1
+        if not blocks.number and not is_gone:
+            _set_all(spark, blocks.before)
 
 
 def _set_all(spark: SparkSession, settings: Mapping[str, str | None]) -> None:

@@ -143,7 +143,8 @@ def _engine(settings: Settings) -> Finding:
     if record:
         return Finding("Engine", "ok", f"running, pid {record.pid}, port {record.port}, {record.memory_mb():.0f} MB")
     if read_record(path):
-        return Finding("Engine", "warning", "its process lives but does not answer", "the next use replaces it")
+        advice = "the next use waits for it, or replaces it"
+        return Finding("Engine", "warning", "its process lives but does not answer, or not yet", advice)
     try:
         choose_port(settings.spark_port, "SHOPMETRICS_SPARK_PORT")
     except ShopMetricsError as error:

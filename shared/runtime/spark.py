@@ -243,7 +243,10 @@ def up(settings: Settings | None = None) -> ServerRecord:
 
 
 def start(settings: Settings, jvm_options: list[str] | None = None) -> ServerRecord:
-    """Start a server for this home whether or not one runs, and return its record; :func:`up` is what most want."""
+    """Start a server for this home, keep its record for others to find, and return it; :func:`up` is what most want.
+
+    One that runs already runs on, and nobody finds it any more.
+    """
     java = find_java(settings)
     port = choose_port(settings.spark_port, "SHOPMETRICS_SPARK_PORT")
     token = secrets.token_urlsafe(32)

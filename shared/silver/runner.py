@@ -318,9 +318,12 @@ class _SilverRun(LayerRun[TableDefinition]):
             desired = facts.looked_up(desired, definition, dimensions, among=accepted)
             flags = facts.FLAGS
         differing = changes.kept(changes.differences(desired, current, identity, flags))
-        if not self.is_small:
-            _mark_rows(self.spark, definition.target)
-        work.changed, work.found = changes.merge(self.spark, definition.target, differing, identity, flags)
+
+        def before() -> None:
+            if not self.is_small:
+                _mark_rows(self.spark, definition.target)
+
+        work.changed, work.found = changes.merge(self.spark, definition.target, differing, identity, flags, before)
 
     # Pieces of the work.
 

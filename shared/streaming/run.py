@@ -174,14 +174,15 @@ class Live:
             # Bronze holds every offset up to the last one it has read.
             last = self._spark.table(BRONZE).groupBy("partition").agg(F.max("offset").alias("offset"))
             self._first: int = sum(row["offset"] + 1 for row in last.collect())
-            # A live micro-batch is some hundred rows: interpreted, the time to gold was a third shorter.
-            with interpreted(self._spark):
-                bronze = queries.start_bronze(
-                    self._spark, self._cluster, self._settings, topic=self._topic, interval=self._interval
-                )
-                entered.callback(_stop, bronze)
-                gold = queries.start_silver_gold(self._spark, self._settings, interval=self._interval)
-                entered.callback(_stop, gold)
+            # A live micro-batch is some hundred rows. Until the end: the steps of a micro-batch have the settings that
+            # the session has when they run.
+            entered.enter_context(interpreted(self._spark))
+            bronze = queries.start_bronze(
+                self._spark, self._cluster, self._settings, topic=self._topic, interval=self._interval
+            )
+            entered.callback(_stop, bronze)
+            gold = queries.start_silver_gold(self._spark, self._settings, interval=self._interval)
+            entered.callback(_stop, gold)
             self._entered = entered.pop_all()
         self._queries = (bronze, gold)
         self._watch = _Watch(self._spark, TO_GOLD, gold)

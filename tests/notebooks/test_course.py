@@ -1,9 +1,10 @@
-"""The course end to end, as somebody runs it who has just cloned the repository: one command, at small scale."""
+"""The course end to end, by its one command, at small scale."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,3 +31,4 @@ def test_the_course_runs_from_its_first_day_to_its_last(settings: Settings) -> N
     assert result["ok"]
     assert [day["day"] for day in result["days"]] == [day.number for day in DAYS]
     assert all(day["checks_passed"] > 0 for day in result["days"])
+    shutil.rmtree(result["directory"])

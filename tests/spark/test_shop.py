@@ -21,6 +21,7 @@ from spark.silver_cases import SILVER, Shop
 from generators import Manifest, generate
 from shared import bronze, changes, gold, layer, pipeline
 from shared.bronze.contracts import SOURCES
+from shared.interpreted import INTERPRETED
 from shared.settings import CHECKOUT
 
 DAYS = 3
@@ -57,6 +58,9 @@ TARGETS = {"customers": "silver.dim_customers", "products": "silver.dim_products
 
 
 Gold = dict[str, pa.Table]
+
+COMPILED = dict(zip(INTERPRETED, ("true", "FALLBACK", "true"), strict=True))
+"""Spark's defaults."""
 
 REVENUE = "SELECT sum(net_amount) AS revenue FROM t WHERE status NOT IN ('cancelled', 'returned')"
 
@@ -122,9 +126,14 @@ def shop_by_day(spark):
                 # The shop has grown: days that change many rows of large tables, which were made when they were small.
                 patch.setattr(layer, "SMALL_BYTES", 0)
                 patch.setattr(changes, "FEW_ROWS", 1)
+                # The tests' engine interprets by itself.
+                for name, value in COMPILED.items():
+                    spark.conf.set(name, value)
             manifest = generate(shop.home.raw, scale=0.05, seed=7, defects=0.05, days=day, progress=False)
             assert pipeline.run(spark).ok
             each.append(gold_twice(shop))
+    for name in COMPILED:
+        spark.conf.unset(name)
     yield manifest, Result(shop), each
     forget(shop)
     shutil.rmtree(shop.home.raw)

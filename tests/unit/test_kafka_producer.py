@@ -328,21 +328,32 @@ def test_ctrl_c_ends_the_stretch_where_it_is(
 
 
 def test_second_ctrl_c_gives_up(cluster: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
     class Stuck(Producer):
+        handed = flushed = 0
+
+        def __init__(self, config: dict[str, Any]) -> None:
+            super().__init__(config)
+            made.append(self)
+
+        def produce(self, topic: str, value: bytes, key: bytes, on_delivery: Any) -> None:
+            super().produce(topic, value, key, on_delivery=on_delivery)
+            self.handed += 1
+            if self.handed == 100:
+                signal.raise_signal(signal.SIGINT)
+
         def flush(self, timeout: float) -> int:
+            self.flushed += 1
+            if self.handed >= 100 and self.flushed == 3:
+                signal.raise_signal(signal.SIGINT)
             self.poll(timeout)
             return 1
 
     monkeypatch.setattr(produce_clickstream, "Producer", Stuck)
-    timers = [threading.Timer(wait, signal.raise_signal, [signal.SIGINT]) for wait in (0.3, 0.7)]
-    for timer in timers:
-        timer.start()
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            ask(cluster, tmp_path, speedup=100)
-    finally:
-        for timer in timers:
-            timer.cancel()
+    with pytest.raises(KeyboardInterrupt):
+        ask(cluster, tmp_path, speedup=1000)
+    Producer.flush(made[0], 30)  # else what waits comes into the next test
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,0 +1,77 @@
+"""A small run is interpreted, and its session is afterwards as it was before."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.interpreted import INTERPRETED, interpreted
+
+FOUND = {name: f"{name} as it was" for name in INTERPRETED}
+
+
+class Session:
+    """What :func:`interpreted` asks of a session: its settings."""
+
+    def __init__(self) -> None:
+        self.settings = dict(FOUND)
+        self.conf = self
+        self.is_gone = False
+
+    def get(self, name: str) -> str:
+        return self.settings[name]
+
+    def set(self, name: str, value: str) -> None:
+        if self.is_gone:
+            raise SparkConnectGrpcException("there is nobody")
+        self.settings[name] = value
+
+
+class SparkConnectGrpcException(Exception):
+    """Named as the error of an engine that is gone."""
+
+
+def test_settings_are_set_back_after_the_block():
+    session = Session()
+    with interpreted(session):
+        assert session.settings == INTERPRETED
+    assert session.settings == FOUND
+
+
+def test_and_after_an_error():
+    session = Session()
+    with pytest.raises(ValueError, match="no"), interpreted(session):
+        raise ValueError("no")
+    assert session.settings == FOUND
+
+
+@pytest.mark.parametrize("error", [ValueError("first"), SparkConnectGrpcException("first"), KeyboardInterrupt("first")])
+def test_an_engine_that_is_gone_does_not_hide_what_failed_first(error):
+    session = Session()
+
+    def fail() -> None:
+        with interpreted(session):
+            session.is_gone = True
+            raise error
+
+    with pytest.raises(type(error), match="first"):
+        fail()
+
+
+def test_blocks_that_overlap_end_with_what_the_first_has_found():
+    session = Session()
+    first, second = interpreted(session), interpreted(session)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert session.settings == INTERPRETED, "the second goes on"
+    second.__exit__(None, None, None)
+    assert session.settings == FOUND
+
+
+def test_what_is_not_worth_it_is_let_be(monkeypatch):
+    session = Session()
+    with interpreted(session, is_worth_it=False):
+        assert session.settings == FOUND
+    monkeypatch.setattr("shared.interpreted.on_databricks", lambda: True)
+    with interpreted(session):
+        assert session.settings == FOUND
