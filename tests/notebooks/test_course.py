@@ -1,4 +1,4 @@
-"""The course end to end, by its one command, at small scale."""
+"""The course by its one command, at small scale: to the first lakehouse. Every notebook runs in test_stored_outputs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ from shared.course.execution import environment
 from shared.runtime import kafka, spark
 from shared.settings import Settings
 
+THROUGH = 4
+"""Later days pass through the same runner, and would cost as long again as to compare the outputs of all."""
 
-def test_the_course_runs_from_its_first_day_to_its_last(settings: Settings) -> None:
+
+def test_the_course_runs_day_by_day(settings: Settings) -> None:
     # Interpreted, which takes a fifth less time, but with the lineage of day 1. The stored outputs are compared on the
     # engine that a learner has.
     interpreted = "spark.sql.codegen.wholeStage=false spark.sql.codegen.factoryMode=NO_CODEGEN"
     variables = environment(settings) | {"SHOPMETRICS_SPARK_CONF": interpreted}
-    command = [Path(sys.executable).with_name("shopmetrics"), "course", "--scale", "0.1", "--json"]
+    arguments = f"course --through {THROUGH} --scale 0.1 --json".split()
+    command = [Path(sys.executable).with_name("shopmetrics"), *arguments]
     try:
         ended = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, timeout=3_000)
     finally:
@@ -29,6 +33,6 @@ def test_the_course_runs_from_its_first_day_to_its_last(settings: Settings) -> N
     assert ended.returncode == 0, ended.stderr[-4000:]
     result = json.loads(ended.stdout)
     assert result["ok"]
-    assert [day["day"] for day in result["days"]] == [day.number for day in DAYS]
+    assert [day["day"] for day in result["days"]] == [day.number for day in DAYS if day.number <= THROUGH]
     assert all(day["checks_passed"] > 0 for day in result["days"])
     shutil.rmtree(result["directory"])
