@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import sys
 from dataclasses import asdict
 from enum import StrEnum
@@ -79,7 +78,9 @@ def main() -> None:
         kind = type(error)
         if not kind.__module__.startswith("pyspark.") or kind.__name__.startswith("PySpark"):
             raise
-        log = "" if os.environ.get("SPARK_REMOTE") else f"{get_settings().run / 'engine.log'} says more; "
+        from shared.runtime import spark
+
+        log = "" if spark.named() else f"{spark.log_path(get_settings())} says more; "
         _end(
             f"the engine could not do it: {first_line(error)}",
             f"{log}mend the cause and run again: nothing is lost or doubled",

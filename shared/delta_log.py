@@ -14,7 +14,7 @@ from typing import Any
 
 def newest_version(log: Path) -> int | None:
     """Return the number of the newest commit in a ``_delta_log`` directory, None if there is none."""
-    return max((int(file.stem) for file in log.glob("*.json") if file.stem.isdigit()), default=None)
+    return _newest(log, "json")
 
 
 def table_id(log: Path) -> str | None:
@@ -34,8 +34,7 @@ def bytes_of_data(log: Path) -> int | None:
 
     Delta writes one after each commit; a process that was killed in between has left a commit without.
     """
-    versions = (int(file.stem) for file in log.glob("*.crc") if file.stem.isdigit())
-    newest = max(versions, default=None)
+    newest = _newest(log, "crc")
     size: int | None = _checksum(log, newest).get("tableSizeBytes") if newest is not None else None
     return size
 
@@ -48,6 +47,10 @@ def operation(log: Path, version: int) -> tuple[str, dict[str, str]] | None:
     commit = log / f"{version:020d}.json"
     info = _action(commit, "commitInfo") if commit.is_file() else None
     return (info["operation"], info.get("operationMetrics", {})) if info else None
+
+
+def _newest(log: Path, suffix: str) -> int | None:
+    return max((int(file.stem) for file in log.glob(f"*.{suffix}") if file.stem.isdigit()), default=None)
 
 
 def _checksum(log: Path, version: int) -> dict[str, Any]:

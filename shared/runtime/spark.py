@@ -206,6 +206,11 @@ def scratch(settings: Settings) -> Path:
     return settings.run / "scratch"
 
 
+def log_path(settings: Settings) -> Path:
+    """Return where the server writes its log."""
+    return settings.run / "engine.log"
+
+
 def record_path(settings: Settings) -> Path:
     """Return where the record of the running server is kept."""
     return settings.run / "engine.json"
@@ -264,7 +269,7 @@ def start(settings: Settings, jvm_options: list[str] | None = None) -> ServerRec
     if jvm_options is None:
         cache = startup_cache.cache_path(settings, java, jars)
         jvm_options = startup_cache.use(cache) if settings.startup_cache else []
-    log = settings.run / "engine.log"
+    log = log_path(settings)
     command = java_command(settings, java, jars, conf, jvm_options, settings.run / "engine.args")
     # Python that runs inside the engine, such as the steps of a stream, is the Python that this is. Rows come to it in
     # its local time, in which an hour of the autumn is there twice.
