@@ -1,6 +1,6 @@
 # Two commands do everything: `make course` and `make test`. Each sets up what it needs first.
 .DEFAULT_GOAL := help
-.PHONY: help setup course test lint lab bench notebooks lock clean
+.PHONY: help setup course test test-all lint lab bench notebooks lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +9,8 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 
 help:
 	@echo "make course     set up, then run the course from the first day to the last"
-	@echo "make test       set up, then run every test"
+	@echo "make test       set up, then run the tests, and compare every notebook's outputs"
+	@echo "make test-all   and the slow ones too: more kills, and a cluster"
 	@echo "make setup      prepare everything, leave nothing running"
 	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make lint       check style and types"
@@ -37,8 +38,12 @@ course: setup
 # Two files at a time, each with an engine of its own: alone, one leaves a third of two cores idle. In the order of
 # their names, so that the notebooks, which take longest, are not the last.
 WORKERS ?= 2
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 test: setup
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
+	$(PYTEST) -m "not slow" $(TESTS)
+
+test-all: setup
+	$(PYTEST) $(TESTS)
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -549,7 +549,13 @@ def end_offsets(cluster: Cluster, topic: str = TOPIC) -> dict[int, int]:
         raise _no_topic(cluster, topic, known)
     end: Any = OffsetSpec
     latest = {TopicPartition(topic, number): end.latest() for number in known.topics[topic].partitions}
-    not_yet = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART)
+    not_yet = (
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        # The client has heard of a leader that the broker itself does not know of yet.
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+    )
     deadline = time.monotonic() + ANSWER_TIMEOUT
     while True:
         try:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import lake
 from unit.scd2_reference import Delivery, Version, delete, upsert
 
 from shared import bronze, catalog, silver
@@ -139,22 +140,9 @@ def told(versions: Iterable[Version]) -> dict[str, str]:
     return {key: " ".join(history) for key, history in histories.items()}
 
 
-def versions_in(frame: DataFrame) -> list[Version]:
-    """Return the rows of the customer dimension, instants as numbers again."""
-    rows = frame.selectExpr(
-        "customer_id",
-        "concat_ws('|', city, state) AS tracked",
-        "city IS NULL AS is_null",
-        "first_name",
-        *(
-            f"timestampdiff(MINUTE, TIMESTAMP '{MIDNIGHT:%Y-%m-%d}', {name}) AS {name}"
-            for name in ("start_date", "end_date")
-        ),
-    ).collect()
-    return [
-        Version(row.customer_id, None if row.is_null else row.tracked, row.first_name, row.start_date, row.end_date)
-        for row in rows
-    ]
+def minutes(moment: datetime | None) -> int | None:
+    """Return the number that an instant stands for."""
+    return None if moment is None else (moment - MIDNIGHT) // timedelta(minutes=1)
 
 
 def _text(value: str | None) -> str:
@@ -262,24 +250,29 @@ class Shop:
         return self.run(**how)
 
     def rows(self, query: str) -> list[Any]:
-        """Return the rows of a query."""
-        return self.spark.sql(query).collect()
+        """Return the rows of a query, by another engine."""
+        return lake.rows(self.home.lakehouse, query)
 
     def contents(self, *tables: str) -> dict[str, list[str]]:
         """Return every row of these tables as text, in a fixed order, and of the quarantine what is set aside now."""
         queries = {table: f"SELECT * FROM {table}" for table in tables or SILVER}
         queries["silver.quarantine"] = (
-            "SELECT * EXCEPT (run_id, released_by) FROM silver.quarantine WHERE released_by IS NULL"
+            "SELECT * EXCLUDE (run_id, released_by) FROM silver.quarantine WHERE released_by IS NULL"
         )
-        return {
-            table: sorted(
-                row.text
-                for row in self.spark.sql(query)
-                .selectExpr("to_json(struct(*), map('ignoreNullFields', 'false')) AS text")
-                .collect()
+        return {table: sorted(map(repr, self.rows(query))) for table, query in queries.items()}
+
+    def customers(self) -> list[Version]:
+        """Return the versions that the customer dimension holds, instants as numbers again."""
+        return [
+            Version(
+                row.customer_id,
+                None if row.city is None else "|".join(part for part in (row.city, row.state) if part is not None),
+                row.first_name,
+                minutes(row.start_date),
+                minutes(row.end_date),
             )
-            for table, query in queries.items()
-        }
+            for row in self.rows("SELECT * FROM silver.dim_customers")
+        ]
 
     def versions(self) -> dict[str, int]:
         """Return the Delta version of each silver table."""
@@ -292,12 +285,12 @@ class Shop:
         """
         found = self.rows(
             f"""
-            SELECT order_id, count(v.customer_sk) AS versions, any_value(v.is_inferred) AS is_inferred,
-                any_value(timestampdiff(MINUTE, TIMESTAMP '{MIDNIGHT:%Y-%m-%d}', start_date)) AS start
+            SELECT order_id, count(v.customer_sk) AS versions, bool_or(v.is_inferred) AS is_inferred,
+                min(start_date) AS start
             FROM {table} o LEFT JOIN silver.dim_customers v USING (customer_sk) GROUP BY order_id"""
         )
         assert [row.order_id for row in found if row.versions != 1] == []
-        return {row.order_id: None if row.is_inferred else row.start for row in found}
+        return {row.order_id: None if row.is_inferred else minutes(row.start) for row in found}
 
     def quality(self, run: TableRun) -> dict[str, int]:
         """Return rule to how many new rows broke it in a run, without those that none broke."""
@@ -311,19 +304,21 @@ class Shop:
 
     def broken_laws(self) -> list[str]:
         """Return which of the laws 1 and 2 do not hold, with the number of rows that break them."""
-        tracked = "struct(email, phone, address, city, state, postal_code, country, segment)"
+        tracked = "row(email, phone, address, city, state, postal_code, country, segment)"
         parts = [
             f"SELECT '{law}' AS law, count(*) AS broken FROM ({rows})"
             for law, rows in {
                 "one open row a customer": "SELECT 1 FROM c WHERE is_current GROUP BY customer_id HAVING count(*) > 1",
                 "a version has a length": "SELECT 1 FROM c WHERE start_date >= end_date",
-                "no overlap": "SELECT 1 FROM c WHERE next_start < coalesce(end_date, TIMESTAMP '9999-01-01')",
+                "no overlap": "SELECT 1 FROM c WHERE next_start < coalesce(end_date, 'infinity'::TIMESTAMPTZ)",
                 "current is open": "SELECT 1 FROM c WHERE is_current <> (end_date IS NULL)",
-                "neighbours differ": "SELECT 1 FROM c WHERE next_start = end_date AND next_tracked <=> tracked",
+                "neighbours differ": (
+                    "SELECT 1 FROM c WHERE next_start = end_date AND next_tracked IS NOT DISTINCT FROM tracked"
+                ),
                 "it ends by a change or a closed account": (
-                    "SELECT 1 FROM c LEFT ANTI JOIN bronze.customers_raw b ON b.is_deleted "
+                    "SELECT 1 FROM c ANTI JOIN bronze.customers_raw b ON b.is_deleted "
                     "AND b.customer_id = c.customer_id AND b.updated_at = c.end_date "
-                    "WHERE end_date IS NOT NULL AND NOT end_date <=> next_start"
+                    "WHERE end_date IS NOT NULL AND end_date IS DISTINCT FROM next_start"
                 ),
                 "an inferred member is alone": (
                     "SELECT 1 FROM c GROUP BY customer_id HAVING bool_or(is_inferred) AND count(*) > 1"
@@ -335,7 +330,7 @@ class Shop:
                     "WHERE table_name = 'silver.orders_clean' AND released_by IS NULL)"
                 ),
                 "every order points at a version of its customer": (
-                    "SELECT 1 FROM silver.orders_clean o LEFT ANTI JOIN c "
+                    "SELECT 1 FROM silver.orders_clean o ANTI JOIN c "
                     "ON o.customer_sk = c.customer_sk AND o.customer_id = c.customer_id"
                 ),
                 "in = accepted + quarantined + duplicates": (
@@ -355,7 +350,7 @@ class Shop:
                 FROM (SELECT *, {tracked} AS tracked FROM silver.dim_customers)
                 WINDOW w AS (PARTITION BY customer_id ORDER BY start_date)
             ), runs AS (
-                SELECT *, max(IF(get(reads, 0).from_version IS NULL, started_at, NULL))
+                SELECT *, max(IF(reads[1].from_version IS NULL, started_at, NULL))
                     OVER (PARTITION BY table_name) AS made_at
                 FROM ops.run_log WHERE status = 'succeeded' AND table_name LIKE 'silver.%'
             ), lost AS (

@@ -127,6 +127,7 @@ def test_a_start_that_is_broken_off_leaves_nothing_running(home, monkeypatch, ho
     assert engine.running(home) is None
 
 
+@pytest.mark.slow
 def test_a_process_whose_engine_was_killed_keeps_rows_in_the_new_one(home):
     # pyspark asks the process's default session for them: it must not be the one whose engine is gone.
     code = (
@@ -139,6 +140,7 @@ def test_a_process_whose_engine_was_killed_keeps_rows_in_the_new_one(home):
     assert process.returncode == 0, errors
 
 
+@pytest.mark.slow
 def test_a_process_that_is_alive_but_does_not_answer_is_replaced(home):
     first = engine.up(home)
     deaf = json.loads(engine.record_path(home).read_text()) | {"port": 1}
@@ -148,6 +150,7 @@ def test_a_process_that_is_alive_but_does_not_answer_is_replaced(home):
     assert first.process() is None
 
 
+@pytest.mark.slow
 def test_a_record_that_an_earlier_boot_left_is_replaced(home):
     engine.up(home)
     stale = json.loads(engine.record_path(home).read_text())
@@ -158,6 +161,7 @@ def test_a_record_that_an_earlier_boot_left_is_replaced(home):
     assert read_record(engine.record_path(home)) == record
 
 
+@pytest.mark.slow
 def test_a_session_that_the_engine_has_forgotten_is_made_anew(home):
     impatient = "spark.connect.session.manager.defaultSessionTimeout=6s "
     impatient += "spark.connect.session.manager.maintenanceInterval=500ms"

@@ -8,14 +8,14 @@ import json
 import re
 import shutil
 from collections import Counter
-from pathlib import Path
 from types import ModuleType
 
 import duckdb
+import lake
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from deltalake import DeltaTable, QueryBuilder
+from deltalake import DeltaTable
 from spark.silver_cases import SILVER, Shop
 
 from generators import Manifest, generate
@@ -83,15 +83,10 @@ class Result:
         )
 
 
-def by_delta_rs(table: Path, query: str = "SELECT * FROM t") -> pa.Table:
-    """Read by another than Spark: what Spark writes, deletion vectors and all, is there for others too."""
-    return pa.table(QueryBuilder().register("t", DeltaTable(table)).execute(query).read_all())
-
-
 def gold_twice(shop: Shop) -> tuple[Gold, Gold]:
     """Return gold as it stands, with silver's revenue, and by DuckDB straight from the CSV files."""
-    ours = {table: by_delta_rs(shop.home.lakehouse / table.replace(".", "/")) for table in GOLD}
-    ours["revenue"] = by_delta_rs(shop.home.lakehouse / "silver" / "orders_clean", REVENUE)
+    ours = {table: lake.read(shop.home.lakehouse / table.replace(".", "/")) for table in GOLD}
+    ours["revenue"] = lake.read(shop.home.lakehouse / "silver" / "orders_clean", REVENUE)
     (ltv,) = (one for one in gold.TABLES.declared() if one.target == "gold.customer_ltv")
     bands = [(one.label, one.at_least) for one in ltv.bands.thresholds]
     theirs = by_path("duckdb_gold").gold(shop.home.raw, bands)
@@ -150,7 +145,7 @@ def independent(spark, shop_by_day, tmp_path_factory) -> duckdb.DuckDBPyConnecti
     for schema, directory in (("ours", shop.home.lakehouse / "silver"), ("theirs", out)):
         con.execute(f"CREATE SCHEMA {schema}")
         for table in ("dim_customers", "dim_products", "orders_clean", "quarantine"):
-            relation = con.from_arrow(by_delta_rs(directory / table))
+            relation = con.from_arrow(lake.read(directory / table))
             columns = ", ".join(
                 f"epoch_us({name}) AS {name}" if "TIMESTAMP" in str(kind) else name
                 for name, kind in zip(relation.columns, relation.types, strict=True)

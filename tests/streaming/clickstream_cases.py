@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import lake
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
@@ -25,7 +26,7 @@ from shared.runtime import kafka
 from shared.streaming.contracts import BRONZE, EVENT_COLUMNS, EVENTS, LOG, SESSIONS, TRAFFIC
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import SparkSession
 
     from shared.run_log import TableRun
     from shared.runtime.kafka import Cluster
@@ -223,24 +224,18 @@ class Traffic:
         return sorted(messages, key=lambda message: (message.partition, message.offset))
 
     def rows(self, table: str, columns: Iterable[str] = ("*",), where: str = "true") -> list[tuple[Any, ...]]:
-        """Return rows of a table, instants as text, sorted by their text."""
-        return self.rows_of(self.spark.table(table).where(where).selectExpr(*columns))
-
-    def rows_of(self, frame: DataFrame) -> list[tuple[Any, ...]]:
-        """Return the rows of a frame, instants as text, sorted by their text."""
-        as_text = {name for name, kind in frame.dtypes if kind == "timestamp"}
-        frame = frame.selectExpr(
-            *(
-                f"date_format(`{name}`, 'yyyy-MM-dd HH:mm:ss.SSSSSS') AS `{name}`" if name in as_text else f"`{name}`"
-                for name in frame.columns
-            )
+        """Return rows of a table, instants as text, sorted by their text; columns and condition are delta-rs' SQL."""
+        directory = catalog.table_path(table, self.home)
+        found = lake.read(directory, f"SELECT {', '.join(columns)} FROM t WHERE {where}").to_pylist()
+        return sorted(
+            (tuple(text(value) if isinstance(value, datetime) else value for value in row.values()) for row in found),
+            key=repr,
         )
-        return sorted((tuple(row) for row in frame.collect()), key=repr)
 
     def assert_complete(self) -> list[Received]:
         """See that bronze holds every message once, with its bytes, and return the messages."""
         messages = self.received()
-        columns = ("partition", "offset", "raw_value", "topic")
+        columns = ('"partition"', '"offset"', "raw_value", "topic")
         held = [
             (*place, None if value is None else bytes(value), topic)
             for *place, value, topic in self.rows(BRONZE, columns)
@@ -265,12 +260,15 @@ class Traffic:
         runs does not.
         """
         names = ("rows_read", "rows_accepted", "rows_quarantined", "rows_duplicate")
-        sums = [f"CAST(sum({name}) AS BIGINT) AS {name}" for name in names]
-        newest = "struct(finished_at, rows_read, rows_accepted, rows_quarantined, rows_duplicate)"
-        by_batch = self.spark.sql(f"SELECT max({newest}) AS b FROM {LOG} GROUP BY batch_id").select("b.*")
-        by_batch = by_batch.selectExpr(*sums).collect()[0].asDict()
-        by_run = self.spark.table("ops.run_log").where(f"table_name = '{EVENTS}'").selectExpr(*sums).collect()[0]
-        by_run = by_run.asDict()
+        sums = ", ".join(f"CAST(sum({name}) AS BIGINT) AS {name}" for name in names)
+        newest = f"SELECT arg_max(log, finished_at) AS b FROM {LOG} AS log GROUP BY batch_id"
+        by_batch, by_run = (
+            lake.rows(self.home.lakehouse, query)[0]._asdict()
+            for query in (
+                f"SELECT {sums} FROM (SELECT unnest(b) FROM ({newest}))",
+                f"SELECT {sums} FROM ops.run_log WHERE table_name = '{EVENTS}'",
+            )
+        )
         for counts in (by_batch, by_run):
             assert counts["rows_read"] == sum(counts[name] for name in names[1:])
         alike = ("rows_read", "rows_quarantined") if disturbed else names

@@ -158,6 +158,7 @@ def killing(engine_pid: int, module: str, name: str, moment: str) -> Callable[..
     return apply
 
 
+@pytest.mark.slow
 def test_killed_between_any_two_of_its_writes_the_engine_goes_on(accidents: Accidents, monkeypatch):
     """All the points in one micro-batch: each run finds what the one before it left, and is killed one step later."""
     accidents.send(400)
@@ -185,9 +186,9 @@ def test_killed_between_any_two_of_its_writes_the_engine_goes_on(accidents: Acci
     ("which", "table", "commits"),
     [
         (("engine",), BRONZE, 3),
-        (("broker",), BRONZE, 1),
-        (("broker",), EVENTS, 1),
-        (("engine", "broker"), BRONZE, 3),
+        pytest.param(("broker",), BRONZE, 1, marks=pytest.mark.slow),
+        pytest.param(("broker",), EVENTS, 1, marks=pytest.mark.slow),
+        pytest.param(("engine", "broker"), BRONZE, 3, marks=pytest.mark.slow),
         (("engine", "broker"), EVENTS, 1),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else str(value),
@@ -231,6 +232,7 @@ def test_killed_once_a_table_has_so_many_commits_more(
     accidents.assert_converges()
 
 
+@pytest.mark.slow
 def test_when_the_engine_is_killed_under_live_streams_the_status_says_so_and_nothing_is_lost(accidents: Accidents):
     accidents.restart()
     accidents.send(200)
