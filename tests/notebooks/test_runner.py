@@ -110,6 +110,7 @@ def test_a_contract_that_does_not_hold_stops_the_run(spark: Any, notebooks: Note
     assert result.error.failure is None
 
 
+@pytest.mark.slow
 def test_a_notebook_may_restart_the_engine(notebooks: Notebooks, settings: Settings) -> None:
     restart = "import shared; from shared.runtime import spark; spark.down(); shared.connect()"
     asked: list[str] = []

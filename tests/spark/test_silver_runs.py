@@ -102,9 +102,12 @@ def deliveries_of(rows: list[dict]) -> dict[str, list[list[dict]]]:
     return {
         "all at once": [rows],
         "batch by batch, with re-deliveries": with_repeats,
-        "the last batch first": by_batch[::-1],
-        "facts before their dimensions": [
-            [row for row in rows if row["source"] == source] for source in ("orders", "customers", "products")
+        "facts before their dimensions, of each the last batch first": [
+            [row for batch in by_batch[:0:-1] for row in batch if row["source"] == "orders"],
+            [row for row in by_batch[0] if row["source"] == "orders"]
+            + [row for batch in by_batch[:0:-1] for row in batch if row["source"] == "customers"],
+            [row for row in by_batch[0] if row["source"] == "customers"]
+            + [row for batch in by_batch for row in batch if row["source"] == "products"],
         ],
     }
 

@@ -443,7 +443,7 @@ def test_tables_and_checkpoints_come_and_go_together(traffic):
     refused(f"belongs to another topic {traffic.topic}")
 
 
-@pytest.mark.parametrize("partitions", [3, 1])
+@pytest.mark.parametrize("partitions", [3, pytest.param(1, marks=pytest.mark.slow)])
 def test_messages_that_are_gone_before_they_were_read_stop_the_stream(traffic, partitions: int):
     # Of one partition the first task is the one that fails, and Delta tells its failure in other words.
     kafka.delete_topic(traffic.cluster, traffic.topic)
