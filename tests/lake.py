@@ -26,7 +26,7 @@ def rows(lakehouse: Path, query: str) -> list[Any]:
     """Return the rows of a query as named tuples, instants in UTC: DuckDB's SQL, tables by their two-part names."""
     with duckdb.connect() as con:
         con.execute("SET TimeZone = 'UTC'")
-        for schema, name in sorted(set(NAME.findall(query))):
+        for schema, name in sorted(set(NAME.findall(re.sub("'[^']*'", "", query)))):
             con.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
             con.from_arrow(read(lakehouse / schema / name)).to_table(f"{schema}.{name}")
         found = con.sql(query).to_arrow_table()

@@ -145,6 +145,20 @@ def minutes(moment: datetime | None) -> int | None:
     return None if moment is None else (moment - MIDNIGHT) // timedelta(minutes=1)
 
 
+def versions_in(rows: Iterable[dict[str, Any]]) -> list[Version]:
+    """Return the rows of the customer dimension, instants as numbers again."""
+    return [
+        Version(
+            row["customer_id"],
+            None if row["city"] is None else "|".join(part for part in (row["city"], row["state"]) if part is not None),
+            row["first_name"],
+            minutes(row["start_date"]),
+            minutes(row["end_date"]),
+        )
+        for row in rows
+    ]
+
+
 def _text(value: str | None) -> str:
     return "NULL" if value is None else value
 
@@ -262,17 +276,8 @@ class Shop:
         return {table: sorted(map(repr, self.rows(query))) for table, query in queries.items()}
 
     def customers(self) -> list[Version]:
-        """Return the versions that the customer dimension holds, instants as numbers again."""
-        return [
-            Version(
-                row.customer_id,
-                None if row.city is None else "|".join(part for part in (row.city, row.state) if part is not None),
-                row.first_name,
-                minutes(row.start_date),
-                minutes(row.end_date),
-            )
-            for row in self.rows("SELECT * FROM silver.dim_customers")
-        ]
+        """Return the versions that the customer dimension holds."""
+        return versions_in(row._asdict() for row in self.rows("SELECT * FROM silver.dim_customers"))
 
     def versions(self) -> dict[str, int]:
         """Return the Delta version of each silver table."""

@@ -316,7 +316,7 @@ def test_killed_in_the_middle_a_second_run_completes_and_doubles_nothing(setting
 
 def _resumed_by_command(settings) -> dict:
     resumed = subprocess.run(
-        ["shopmetrics", "pipeline", "run", "--layer", "bronze", "--json"],
+        ["shopmetrics", "pipeline", "run", "--json"],
         env=_environment(settings),
         stdout=subprocess.PIPE,
         text=True,

@@ -84,6 +84,7 @@ class Sales:
     def differences(self) -> dict[str, int]:
         """Return table to how many rows a full recompute has more or fewer, without the tables that have none."""
         wanted = recomputed(lake.rows(get_settings().lakehouse, f"SELECT * FROM {ORDERS}"))
+        assert wanted.keys() == {one.target for one in metadata.TABLES.declared()}
         found = {
             table: sum(((there := Counter(self.rows(table))) - rows).values()) + sum((rows - there).values())
             for table, rows in wanted.items()
@@ -93,7 +94,7 @@ class Sales:
 
 def recomputed(orders: list) -> dict[str, Counter[tuple]]:
     """Return the rows that gold must hold, worked out from these orders by lists and dictionaries."""
-    counted = [one for one in orders if one.status not in ("cancelled", "returned")]
+    counted = [one for one in orders if one.status is not None and one.status not in ("cancelled", "returned")]
 
     def groups(*names: str) -> dict[tuple, list]:
         found: dict[tuple, list] = defaultdict(list)
@@ -176,20 +177,20 @@ def test_an_average_is_rounded_half_up_to_the_cent(sales):
 CHANGES = {
     "an amount is corrected": f"UPDATE {ORDERS} SET net_amount = 49.98, gross_amount = 50.98 WHERE order_id = 'O-2'",
     "the only order of a group is cancelled": f"UPDATE {ORDERS} SET status = 'returned' WHERE order_id = 'O-4'",
+    "an order moves to another day": f"UPDATE {ORDERS} SET order_date = DATE '2026-01-09' WHERE order_id = 'O-3'",
     "a late order of a day long past": (
         f"INSERT INTO {ORDERS} VALUES ('O-9', 'C-9', 'P-1', 'Home', DATE '2026-01-01', 1, 'pending', 8, 1, 7)"
     ),
-    "an order is cancelled": f"UPDATE {ORDERS} SET status = 'cancelled' WHERE order_id = 'O-1'",
     "a cancelled order comes back": f"UPDATE {ORDERS} SET status = 'confirmed' WHERE order_id = 'O-5'",
-    "an order moves to another day": f"UPDATE {ORDERS} SET order_date = DATE '2026-01-09' WHERE order_id = 'O-3'",
-    "an order turns out to be of another customer": f"UPDATE {ORDERS} SET customer_id = 'C-2' WHERE order_id = 'O-2'",
-    "a product moves to another category": f"UPDATE {ORDERS} SET category = 'Toys' WHERE product_id = 'P-2'",
+    "an order is cancelled": f"UPDATE {ORDERS} SET status = 'cancelled' WHERE order_id = 'O-1'",
     "an order is removed": f"DELETE FROM {ORDERS} WHERE order_id = 'O-3'",
+    "an order turns out to be of another customer": f"UPDATE {ORDERS} SET customer_id = 'C-9' WHERE order_id = 'O-2'",
+    "a product moves to another category": f"UPDATE {ORDERS} SET category = 'Toys' WHERE product_id = 'P-2'",
     "everything is removed": f"DELETE FROM {ORDERS}",
 }
 
-TOGETHER = (slice(0, 3), slice(3, 6), slice(6, 8), slice(8, 9), slice(9, 10))
-"""Which changes come in one run: those of one slice touch different orders."""
+TOGETHER = (slice(0, 3), slice(3, 5), slice(5, 7), slice(7, 8), slice(8, 9), slice(9, 10))
+"""Which changes come in one run. Those of one slice touch different groups of sales: a group is recomputed whole."""
 
 
 def test_after_each_kind_of_change_incremental_equals_recomputed(sales):
@@ -425,17 +426,18 @@ def test_all_that_is_wrong_with_the_definitions_is_told_at_once_and_nothing_runs
 # Killed.
 
 CUT_OFF = """
-import os, signal, sys
+import os, signal, sys, threading
 import shared
 from shared import changes, gold, run_log
 
 def stop(module, name, number):
-    original, seen = getattr(module, name), []
+    original, seen, one_at_a_time = getattr(module, name), [], threading.Lock()
     def replacement(*given, **named):
-        seen.append(1)
-        if len(seen) == number:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return original(*given, **named)
+        with one_at_a_time:  # the tables run side by side
+            seen.append(1)
+            if len(seen) == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*given, **named)
     setattr(module, name, replacement)
 
 point = sys.argv[1]
@@ -453,7 +455,7 @@ def test_killed_between_its_writes_a_run_converges(sales):
     """At one point after the other; each run finds what the one before it left."""
     sales.begin(*STANDING)
     sales.run()
-    for change in list(CHANGES.values())[:8]:
+    for change in list(CHANGES.values())[:-1]:
         sales.sql(change)
     written = []
     for point in ("before any MERGE", "after one MERGE", "tables written, log not"):

@@ -102,12 +102,12 @@ def deliveries_of(rows: list[dict]) -> dict[str, list[list[dict]]]:
     return {
         "all at once": [rows],
         "batch by batch, with re-deliveries": with_repeats,
-        "facts before their dimensions, of each the last batch first": [
-            [row for batch in by_batch[:0:-1] for row in batch if row["source"] == "orders"],
+        "the last batch first, and facts before their customers": [
+            [row for row in rows if row["source"] == "products"]
+            + [row for batch in by_batch[:0:-1] for row in batch if row["source"] == "orders"],
             [row for row in by_batch[0] if row["source"] == "orders"]
             + [row for batch in by_batch[:0:-1] for row in batch if row["source"] == "customers"],
-            [row for row in by_batch[0] if row["source"] == "customers"]
-            + [row for batch in by_batch for row in batch if row["source"] == "products"],
+            [row for row in by_batch[0] if row["source"] == "customers"],
         ],
     }
 
