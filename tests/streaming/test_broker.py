@@ -22,7 +22,7 @@ from dataclasses import replace
 
 import psutil
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
 from pydantic import SecretStr
@@ -225,6 +225,24 @@ def test_a_topic_made_anew_under_its_old_name_is_another_one(home: Settings) -> 
     second = kafka.topic_identity(cluster, "anew")
     assert second[0] != first[0]
     assert second[1] == first[1] == 1
+
+
+def test_a_broker_whose_leaders_are_not_known_yet_is_asked_again(
+    home: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = kafka.connect(home)
+    kafka.create_topic(cluster, "elected", 2)
+    asked = AdminClient.list_offsets
+    not_yet = iter((KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_LEADER_EPOCH))
+
+    def list_offsets(client: AdminClient, *given: object, **named: object) -> object:
+        for code in not_yet:
+            raise KafkaException(KafkaError(code))
+        return asked(client, *given, **named)
+
+    monkeypatch.setattr(AdminClient, "list_offsets", list_offsets)
+    assert kafka.end_offsets(cluster, "elected") == {0: 0, 1: 0}
+    assert list(not_yet) == [], "it was to be asked three times"
 
 
 @pytest.mark.parametrize("mute", [False, True], ids=["nobody listens", "somebody listens and says nothing"])
