@@ -21,7 +21,7 @@ from filelock import FileLock
 
 from shared import delta_log
 from shared.errors import CatalogError
-from shared.settings import Settings, get_settings, on_databricks
+from shared.settings import VOLUME, Settings, get_settings, on_databricks
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, Row, SparkSession
@@ -36,9 +36,6 @@ SCHEMAS = {
 
 Columns = Mapping[str, tuple[str, str]]
 """Name to Spark SQL type and comment, in table order."""
-
-VOLUME = "bronze.raw_data"
-"""The landing volume."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ def create_schemas(spark: SparkSession, settings: Settings | None = None) -> Non
     """Make sure that every schema exists, with its comment; on Databricks the landing volume too."""
     settings = settings or get_settings()
     for name, comment in SCHEMAS.items():
-        location = "" if on_databricks() else f" LOCATION '{(settings.lakehouse / name).as_uri()}'"
+        location = "" if on_databricks() else f" LOCATION '{uri(settings.lakehouse / name)}'"
         spark.sql(f"CREATE SCHEMA IF NOT EXISTS {name} COMMENT {sql_literal(comment)}{location}")
     if on_databricks():
         spark.sql(f"CREATE VOLUME IF NOT EXISTS {VOLUME}")
@@ -74,10 +71,13 @@ def create_schemas(spark: SparkSession, settings: Settings | None = None) -> Non
 
 def volume_path(settings: Settings | None = None) -> str:
     """Return the path of the landing volume: ``<volume>/<table>/<batch date>/*.csv``."""
-    settings = settings or get_settings()
-    if on_databricks():
-        return f"/Volumes/{settings.catalog}/{VOLUME.replace('.', '/')}"
-    return str(settings.raw)
+    return str((settings or get_settings()).raw)
+
+
+def uri(path: Path) -> str:
+    """Return how Spark is told of a path of the home."""
+    # Without a scheme a cluster would look in its own file system; Databricks has its volumes there, and nowhere else.
+    return str(path) if on_databricks() else path.as_uri()
 
 
 def register_tables(spark: SparkSession, settings: Settings | None = None) -> list[str]:
@@ -93,7 +93,7 @@ def register_tables(spark: SparkSession, settings: Settings | None = None) -> li
 
     def register(directory: Path) -> str:
         name = f"{directory.parent.name}.`{directory.name}`"
-        spark.sql(f"CREATE TABLE IF NOT EXISTS {name} USING delta LOCATION '{directory.as_uri()}'")
+        spark.sql(f"CREATE TABLE IF NOT EXISTS {name} USING delta LOCATION '{uri(directory)}'")
         return f"{directory.parent.name}.{directory.name}"
 
     known = [directory for directory in found if directory.parent.name in SCHEMAS]

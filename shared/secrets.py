@@ -90,5 +90,10 @@ def _from_databricks(name: str, settings: Settings) -> str | None:
     from pyspark.sql import SparkSession
 
     store = DBUtils(SparkSession.builder.getOrCreate()).secrets
-    names = {entry.key for entry in store.list(settings.secret_scope)}
+    try:
+        names = {entry.key for entry in store.list(settings.secret_scope)}
+    except Exception as error:  # one of several, by the kind of compute
+        if "RESOURCE_DOES_NOT_EXIST" in str(error) or "does not exist" in str(error):
+            return None
+        raise
     return store.get(settings.secret_scope, name) if name in names else None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import tempfile
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +23,9 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 """The directory that holds ``notebooks/``, ``lessons/`` and ``shared/``."""
 
 PREFIX = "SHOPMETRICS_"
+
+VOLUME = "bronze.raw_data"
+"""The volume that holds the home on Databricks, but for its tables: schema and name."""
 
 
 class Settings(BaseSettings):
@@ -93,8 +97,9 @@ class Settings(BaseSettings):
 
     @property
     def run(self) -> Path:
-        """Ports, tokens and logs of running servers; readable by the owner only."""
-        return self.home / "run"
+        """Ports, tokens and logs of running servers, and locks; readable by the owner only."""
+        # A volume has no locks, and Databricks no servers of ours.
+        return Path(tempfile.gettempdir(), "shopmetrics") if on_databricks() else self.home / "run"
 
     @property
     def kafka(self) -> Path:
@@ -141,6 +146,9 @@ def _read(given: tuple[tuple[str, Any], ...]) -> Settings:
             "Settings cannot be used:\n  - " + "\n  - ".join(problems),
             "correct or unset what is named; `shopmetrics settings` then lists every setting and what it means",
         )
+    if on_databricks() and "home" not in settings.model_fields_set:
+        # Spark can neither read nor write the workspace's own files, among which the checkout is.
+        return settings.model_copy(update={"home": Path("/Volumes", settings.catalog, *VOLUME.split("."))})
     return settings
 
 

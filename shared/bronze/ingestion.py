@@ -110,7 +110,7 @@ def read_lines(spark: SparkSession, source: Source, volume: Path) -> DataFrame:
         # The default skips a file that is more than seven days older than the newest: a late delivery would be
         # lost without a word.
         .option("maxFileAge", "36500d")
-        .text(f"{volume.as_uri()}/{source.name}/*/*.csv")
+        .text(f"{catalog.uri(volume)}/{source.name}/*/*.csv")
         .select("value", F.col("_metadata.file_path").alias("file_path"))
     )
 

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 import psutil
 from filelock import FileLock
 
-from shared.errors import EngineError
+from shared.errors import EngineError, first_line
 from shared.private import private_directory, write_private
 from shared.runtime import startup_cache
 from shared.runtime.jars import ensure_jars, jar_paths, pyspark_jars
@@ -395,11 +395,23 @@ def _prepare(session: SparkSession, settings: Settings) -> None:
 
 
 def _databricks_session(settings: Settings) -> SparkSession:
+    from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
 
-    session = SparkSession.builder.getOrCreate()
-    session.sql(f"USE CATALOG `{settings.catalog}`")
-    return session  # type: ignore[no-any-return]
+    session: SparkSession = SparkSession.builder.getOrCreate()
+    try:
+        session.sql(f"USE CATALOG `{settings.catalog}`")
+        if not session.catalog.databaseExists("ops"):
+            from shared.catalog import create_schemas
+
+            create_schemas(session, settings)
+    except PySparkException as error:
+        raise EngineError(
+            f"The catalog {settings.catalog} cannot be used: {first_line(error)}",
+            "make it in Catalog Explorer, or name one that you may write to: a line SHOPMETRICS_CATALOG=... in .env, "
+            "beside README.md",
+        ) from error
+    return session
 
 
 def session(record: ServerRecord) -> SparkSession:

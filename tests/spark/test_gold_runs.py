@@ -142,7 +142,7 @@ STANDING = (
 
 
 def test_every_column_is_as_worked_out_by_hand(sales):
-    sales.begin(*STANDING)
+    sales.begin(*STANDING, ("O-6", "C-5", "P-3", "Toys", 2, 1, "1000.00", "pending"))
     done = sales.run()
     assert {run.status for run in done.values()} == {"succeeded"}
     assert {run.reason for run in done.values()} == {"first run"}
@@ -151,17 +151,18 @@ def test_every_column_is_as_worked_out_by_hand(sales):
     assert sales.rows(SALES) == [
         (day, "Home", 2, 3, money("152.00"), money("2.00"), money("150.00"), 1, money("75.00")),
         (day.replace(day=2), "Home", 1, 1, money("51.00"), money("1.00"), money("50.00"), 1, money("50.00")),
-        (day.replace(day=2), "Toys", 1, 4, money("5001.00"), money("1.00"), money("5000.00"), 1, money("5000.00")),
+        (day.replace(day=2), "Toys", 2, 5, money("6002.00"), money("2.00"), money("6000.00"), 2, money("3000.00")),
     ]
     assert sales.rows(LTV) == [
         ("C-1", 2, day, day, money("150.00"), "Low"),
         ("C-2", 1, day.replace(day=2), day.replace(day=2), money("50.00"), "Low"),
         ("C-3", 1, day.replace(day=2), day.replace(day=2), money("5000.00"), "High"),
+        ("C-5", 1, day.replace(day=2), day.replace(day=2), money("1000.00"), "Medium"),
     ]
     assert sales.rows(PRODUCTS) == [
         ("P-1", "Home", 2, money("100.00"), 1),
         ("P-2", "Home", 2, money("100.00"), 1),
-        ("P-3", "Toys", 4, money("5000.00"), 1),
+        ("P-3", "Toys", 5, money("6000.00"), 1),
     ]
     comments = {row["column"]: row["comment"] for row in catalog.describe(sales.spark, SALES).collect()}
     assert all(comments[name] for name in ("orders", "net_revenue", "average_order_value"))

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import stat
+import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -48,3 +50,16 @@ def test_a_torn_file_is_reported_without_showing_its_content(settings):
     with pytest.raises(SecretError, match="is not TOML") as raised:
         secrets.get("PASSWORD", settings)
     assert "hunter2" not in str(raised.value)
+
+
+def test_on_databricks_a_scope_that_is_not_there_is_one_of_the_places(settings, monkeypatch):
+    def no_scope(name: str) -> list:
+        raise RuntimeError(f"RESOURCE_DOES_NOT_EXIST: Scope {name} does not exist!")
+
+    utils = ModuleType("pyspark.dbutils")
+    utils.DBUtils = lambda session: SimpleNamespace(secrets=SimpleNamespace(list=no_scope))
+    monkeypatch.setitem(sys.modules, "pyspark.dbutils", utils)
+    monkeypatch.setattr("pyspark.sql.SparkSession.builder", SimpleNamespace(getOrCreate=lambda: None))
+    monkeypatch.setattr(secrets, "on_databricks", lambda: True)
+    with pytest.raises(SecretError, match="Databricks scope shopmetrics"):
+        secrets.get("NOT_THERE", settings)

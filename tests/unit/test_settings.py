@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from shared import catalog
 from shared.errors import SettingsError
 from shared.settings import CHECKOUT, Settings, get_settings, read_again
 
@@ -65,3 +66,17 @@ def test_two_homes_share_no_path():
 
 def test_every_setting_says_what_it_means():
     assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_on_databricks_the_home_is_a_volume_of_the_catalog_unless_it_is_named(monkeypatch):
+    monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "client.5")
+    monkeypatch.setenv("SHOPMETRICS_CATALOG", "workspace")
+    monkeypatch.delenv("SHOPMETRICS_HOME")
+    volume = Path("/Volumes/workspace/bronze/raw_data")
+    settings = get_settings()
+    assert (settings.raw, settings.checkpoints) == (volume / "raw", volume / "checkpoints")
+    assert not settings.run.is_relative_to(volume), "a volume has no locks"
+    assert catalog.volume_path(settings) == catalog.uri(settings.raw) == str(volume / "raw")
+    monkeypatch.setenv("SHOPMETRICS_HOME", "/Volumes/mine/a/b")
+    read_again()
+    assert get_settings().home == Path("/Volumes/mine/a/b")
