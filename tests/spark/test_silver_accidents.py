@@ -148,6 +148,7 @@ def home(settings):
     engine.down(settings)
 
 
+@pytest.mark.slow
 def test_when_the_engine_is_killed_the_run_says_so_and_the_next_one_converges(home, undisturbed, tmp_path):
     session = engine.session(engine.up(home))
     shop = Shop(session, home)

@@ -64,7 +64,7 @@ class Accidents:
     def __init__(self, home: Settings) -> None:
         self.home = home
         plan = ClickstreamPlan(
-            seed=11, start=NINE, duration=3600.0, rate=1.0, duplicates=0.05, late=0.1, malformed=0.02
+            seed=11, start=NINE, duration=5400.0, rate=1.0, duplicates=0.05, late=0.1, malformed=0.02
         )
         self._stream = list(Clickstream(plan))
         self._sent = 0
@@ -158,23 +158,33 @@ def killing(engine_pid: int, module: str, name: str, moment: str) -> Callable[..
     return apply
 
 
-def test_killed_between_any_two_of_its_writes_the_engine_goes_on(accidents: Accidents, monkeypatch):
-    """All the points in one micro-batch: each run finds what the one before it left, and is killed one step later."""
+@pytest.mark.parametrize(
+    "points",
+    [
+        ("events written, sessions not", "hours written, log not"),
+        pytest.param(tuple(KILL_POINTS), marks=pytest.mark.slow),
+    ],
+    ids=["at two points", "at every point"],
+)
+def test_killed_between_any_two_of_its_writes_the_engine_goes_on(accidents: Accidents, monkeypatch, points):
+    """All in one micro-batch: each run finds what the one before it left, and is killed at a later step."""
+    accidents.restart()
     accidents.send(400)
     accidents.traffic.run()
     accidents.send(600)
     written = {}
     before = {table: accidents.commits(table) for table in (QUARANTINE, *TABLES[1:], LOG)}
-    for point, where in KILL_POINTS.items():
+    for point in points:
         pid = engine.running(accidents.home).pid
         with monkeypatch.context() as patch:
-            patch.setattr(queries, "apply", killing(pid, *where))
+            patch.setattr(queries, "apply", killing(pid, *KILL_POINTS[point]))
             accidents.fails()
         assert engine.running(accidents.home) is None, f"the engine was to be killed: {point}"
         written[point] = [accidents.commits(table) - count > 0 for table, count in before.items()]
         accidents.restart()
     # Quarantine, events, sessions, hours, log.
-    assert list(written.values()) == [[at <= step for at in range(5)] for step in range(5)]
+    steps = [list(KILL_POINTS).index(point) for point in points]
+    assert list(written.values()) == [[at <= step for at in range(5)] for step in steps]
     accidents.assert_converges()
     versions = accidents.traffic.versions()
     accidents.traffic.run()
