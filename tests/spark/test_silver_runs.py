@@ -380,6 +380,7 @@ def test_what_was_dropped_or_declared_otherwise_is_made_anew_and_says_why(spark,
     assert {run.status for run in shop.run().values()} == {"unchanged"}
 
 
+@pytest.mark.slow
 def test_a_column_that_becomes_tracked_leaves_inferred_members_in_place(shop):
     shop.delivered_and_run(
         product("P-1", 1), customer("C-1", 10), customer("C-1", 20, last_name="Roe"),
@@ -645,6 +646,7 @@ OF_CUSTOMERS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_facts_side_by_side_infer_one_member_for_one_key(shop):
     both = [*metadata.TABLES.declared(), *(fact(f"silver.fact_{name}", OF_CUSTOMERS) for name in "abc")]
     shop.deliver(product("P-1", 1), customer("C-0", 1), *(order(f"O-{n}", f"C-{n}", 10) for n in range(1, 9)))
