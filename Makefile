@@ -35,8 +35,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 course: setup
 	@$(BIN)/shopmetrics course
 
-# Two files at a time, each with an engine of its own: alone, one leaves a third of two cores idle. In the order of
-# their names, so that the notebooks, which take longest, are not the last.
+# Two files at a time, each with an engine of its own: alone, one leaves a third of two cores idle.
 WORKERS ?= 2
 # One file: make test TESTS=tests/unit/test_docs.py. One that is slow: make test-all TESTS=...
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder

@@ -17,6 +17,7 @@ from unit.scd2_reference import Delivery, Version, delete, upsert
 from shared import bronze, catalog, silver
 from shared.bronze.contracts import AUDIT_COLUMNS, SOURCES
 from shared.settings import Settings, get_settings
+from shared.silver import metadata
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -225,6 +226,15 @@ def bronze_frame(spark: SparkSession, source: str, rows: Iterable[dict[str, Any]
     return spark.createDataFrame(values, schema).selectExpr(
         *(f"CAST(`{column.name}` AS {column.type}) AS `{column.name}`" for column in columns)
     )
+
+
+def declared_with(target: str, **more: Any) -> list[metadata.TableDefinition]:
+    """Return the declared tables, one of them with further rules."""
+    rules = tuple(metadata.Rule.model_validate(rule) for rule in more["rules"])
+    return [
+        one.model_copy(update={"rules": (*one.rules, *rules)}) if one.target == target else one
+        for one in metadata.TABLES.declared()
+    ]
 
 
 # A shop: its bronze, its runs, and what silver holds.
