@@ -120,7 +120,7 @@ def hanging(released: str):
     return apply
 
 
-@pytest.mark.parametrize("which", ["bronze", "silver_gold"])
+@pytest.mark.parametrize("which", [pytest.param("bronze", marks=pytest.mark.slow), "silver_gold"])
 def test_a_stream_that_does_nothing_for_long_says_so_and_is_ended(traffic, monkeypatch, tmp_path, capsys, which: str):
     parsed = bronze.parsed
 
@@ -149,6 +149,7 @@ def test_a_stream_that_does_nothing_for_long_says_so_and_is_ended(traffic, monke
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_a_stream_that_takes_long_and_gets_on_is_let_be(traffic, monkeypatch, capsys):
     """Its one micro-batch takes longer than a stream may do nothing unmentioned; from table to table it does not."""
 
