@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from pyspark.errors import PySparkException
 
-from shared import catalog
 from shared.errors import ShopMetricsError, first_line
 from shared.runtime import kafka
 from shared.runtime.doctor import Finding
@@ -80,7 +79,5 @@ def connectivity(
 
 
 def _scratch(settings: Settings) -> str:
-    if on_databricks():
-        return catalog.volume_path(settings)
     settings.checkpoints.mkdir(parents=True, exist_ok=True)
     return str(settings.checkpoints)
