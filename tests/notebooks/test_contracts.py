@@ -215,12 +215,23 @@ def some(spark: Any) -> dict[str, str]:
     return {name: f"{name}_id = '{value}'" for name, value in zip(names, row, strict=True)}
 
 
-def failures_with(spark: Any, day: int, alterations: list[tuple[str, str]]) -> dict[str, str]:
+Alterations = list[tuple[str, str]]
+"""Tables, each with a statement that spoils it."""
+
+
+def failures_with(spark: Any, day: int, alterations: Alterations) -> dict[str, str]:
     """Return what a day's checks find after all these alterations, which are taken back."""
     with ExitStack() as stack:
         for table, statement in alterations:
             stack.enter_context(altered(spark, table, statement))
         return failures(spark, day)
+
+
+def assert_found(spark: Any, day: int, alterations: Alterations, expected: dict[str, str]) -> None:
+    """See that after these alterations the expected checks fail and no others, each with a text that begins so."""
+    wrong = failures_with(spark, day, alterations)
+    assert set(wrong) == set(expected)
+    assert all(re.match(found, wrong[name]) for name, found in expected.items()), wrong
 
 
 # A day's checks take seconds, so that alterations which different checks must find are made together.
@@ -286,12 +297,8 @@ def failures_with(spark: Any, day: int, alterations: list[tuple[str, str]]) -> d
         ),
     ],
 )
-def test_day_5_fails_if(
-    spark: Any, course: Settings, alterations: list[tuple[str, str]], expected: dict[str, str]
-) -> None:
-    wrong = failures_with(spark, 5, alterations)
-    assert set(wrong) == set(expected)
-    assert all(re.match(found, wrong[name]) for name, found in expected.items()), wrong
+def test_day_5_fails_if(spark: Any, course: Settings, alterations: Alterations, expected: dict[str, str]) -> None:
+    assert_found(spark, 5, alterations, expected)
 
 
 @pytest.mark.parametrize(
@@ -341,12 +348,8 @@ def test_day_5_fails_if(
         ),
     ],
 )
-def test_day_6_fails_if(
-    spark: Any, course: Settings, alterations: list[tuple[str, str]], expected: dict[str, str]
-) -> None:
-    wrong = failures_with(spark, 6, alterations)
-    assert set(wrong) == set(expected)
-    assert all(re.match(found, wrong[name]) for name, found in expected.items()), wrong
+def test_day_6_fails_if(spark: Any, course: Settings, alterations: Alterations, expected: dict[str, str]) -> None:
+    assert_found(spark, 6, alterations, expected)
 
 
 def test_day_6_fails_if_versions_of_a_customer_contradict_each_other(spark: Any, course: Settings) -> None:
@@ -427,7 +430,7 @@ def test_a_day_of_gold_passes_after_its_work(spark: Any, course_of_nine_days: Se
     ],
 )
 def test_days_7_to_9_fail_if(
-    spark: Any, course_of_nine_days: Settings, day: int, alterations: list[tuple[str, str]], expected: set[str]
+    spark: Any, course_of_nine_days: Settings, day: int, alterations: Alterations, expected: set[str]
 ) -> None:
     assert set(failures_with(spark, day, alterations)) == expected
 
