@@ -241,6 +241,7 @@ def _start(settings: Settings, key: str, secret: str, identity: str) -> ServerRe
         write_record(record_path(settings), replace(record, token=""))
         _await(child, port, settings)
         create_topic(_cluster(record, settings))
+        _await_groups(_cluster(record, settings), settings)
         write_record(record_path(settings), record)
     except BaseException:
         stop(record)
@@ -373,6 +374,29 @@ def _await(child: subprocess.Popen[bytes], port: int, settings: Settings) -> Non
             f"read {log_path(settings)}, then run `shopmetrics doctor`; if it is the data that are damaged, remove "
             f"{settings.kafka}, which loses what was produced",
         )
+
+
+def _await_groups(cluster: Cluster, settings: Settings) -> None:
+    """Wait until the broker has read what its consumer groups committed: it listens before it has."""
+    from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException
+
+    client, known = _asked(cluster, ANSWER_TIMEOUT)
+    if "__consumer_offsets" not in known.topics:  # nobody has committed yet, and asking would make the topic
+        return
+    # All groups are in one partition, so any of them answers for all.
+    asked, group = ConsumerGroupTopicPartitions(TOPIC), TOPIC
+    deadline = time.monotonic() + settings.start_timeout
+    while True:
+        try:
+            client.list_consumer_group_offsets([asked])[group].result(ANSWER_TIMEOUT)
+            return
+        except KafkaException as error:
+            if time.monotonic() >= deadline:
+                raise BrokerError(
+                    f"The Kafka broker does not answer for its consumer groups: {error.args[0].str()}.",
+                    f"read {log_path(settings)}, then run `shopmetrics doctor`",
+                ) from error
+            time.sleep(0.05)
 
 
 def _log_end(log: Path) -> str:

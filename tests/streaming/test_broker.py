@@ -298,6 +298,24 @@ def test_data_positions_port_and_clients_outlive_the_broker(home: Settings, end:
         assert read(newcomer, 600) == sorted(before + after)
 
 
+def test_it_is_up_when_it_knows_what_was_committed(home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = kafka.connect(home)
+    with closing(consumer(cluster, kafka.TOPIC)) as reader:
+        reader.commit(offsets=[TopicPartition(kafka.TOPIC, 0, 7)], asynchronous=False)
+    asked = AdminClient.list_consumer_group_offsets
+    not_yet = iter((KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_LOAD_IN_PROGRESS))
+
+    def list_consumer_group_offsets(client: AdminClient, *given: object, **named: object) -> object:
+        for code in not_yet:
+            raise KafkaException(KafkaError(code))
+        return asked(client, *given, **named)
+
+    monkeypatch.setattr(AdminClient, "list_consumer_group_offsets", list_consumer_group_offsets)
+    kafka.down(home)
+    kafka.up(home)
+    assert list(not_yet) == [], "it was to be asked three times"
+
+
 def test_down_ends_nothing_where_nothing_runs(settings: Settings) -> None:
     assert kafka.down(settings) is False
     assert not settings.home.exists()
