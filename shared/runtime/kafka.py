@@ -46,6 +46,7 @@ from shared.runtime.process import (
 from shared.settings import Settings, get_settings, on_databricks
 
 if TYPE_CHECKING:
+    from confluent_kafka import KafkaException
     from confluent_kafka.admin import AdminClient
     from confluent_kafka.admin._metadata import ClusterMetadata
 
@@ -309,7 +310,7 @@ def _broker_properties(port: int, key: str, secret: str) -> dict[str, str | int]
         "log.roll.ms": SEGMENT_HOURS * 3_600_000,
         "group.initial.rebalance.delay.ms": 0,
         # A broker that was killed may come back once its last session is over: 9 s by default.
-        "broker.session.timeout.ms": 3_000,
+        "broker.session.timeout.ms": 6_000,
         "broker.heartbeat.interval.ms": 500,
         # Compaction is for the topics in which Kafka keeps its own state; its buffer is 128 MB by default.
         "log.cleaner.dedupe.buffer.size": 4 * 2**20,
@@ -388,7 +389,7 @@ def _await_groups(cluster: Cluster, settings: Settings) -> None:
     deadline = time.monotonic() + settings.start_timeout
     while True:
         try:
-            client.list_consumer_group_offsets([asked])[group].result(ANSWER_TIMEOUT)
+            client.list_consumer_group_offsets([asked], request_timeout=2.0)[group].result()
             return
         except KafkaException as error:
             if time.monotonic() >= deadline:
@@ -470,9 +471,9 @@ def create_topic(
     if topic in known.topics:
         return False
     settings = {"retention.ms": str(round(retention_hours * 3_600_000)), **(config or {})}
-    replicas = 1 if cluster.is_local else -1
+    made = NewTopic(topic, partitions, 1 if cluster.is_local else -1, config=settings)
     try:
-        client.create_topics([NewTopic(topic, partitions, replicas, config=settings)])[topic].result(ANSWER_TIMEOUT)
+        client.create_topics([made], request_timeout=ANSWER_TIMEOUT)[topic].result()
     except KafkaException as error:
         if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:  # somebody else asked at the same time
             return False
@@ -500,7 +501,7 @@ def delete_topic(cluster: Cluster, topic: str = TOPIC) -> bool:
     if topic not in known.topics:
         return False
     try:
-        client.delete_topics([topic])[topic].result(ANSWER_TIMEOUT)
+        client.delete_topics([topic], request_timeout=ANSWER_TIMEOUT)[topic].result()
     except KafkaException as error:
         raise BrokerError(
             f"The topic {topic} cannot be removed at {cluster.bootstrap_servers}: {error.args[0].str()}.",
@@ -526,10 +527,12 @@ def topic_identity(cluster: Cluster, topic: str = TOPIC) -> tuple[str, int]:
     from confluent_kafka import KafkaException, TopicCollection
 
     client, known = _asked(cluster, ANSWER_TIMEOUT)
+    if topic not in known.topics:
+        raise _no_topic(cluster, topic, known)
     try:
-        described = client.describe_topics(TopicCollection([topic]))[topic].result(ANSWER_TIMEOUT)
+        described = client.describe_topics(TopicCollection([topic]), request_timeout=ANSWER_TIMEOUT)[topic].result()
     except KafkaException as error:
-        raise _no_topic(cluster, topic, known) from error
+        raise _not_told(cluster, topic, error) from error
     return str(described.topic_id), len(described.partitions)
 
 
@@ -543,11 +546,13 @@ def topic_config(cluster: Cluster, topic: str = TOPIC) -> dict[str, str]:
     from confluent_kafka.admin._config import ConfigResource
 
     client, known = _asked(cluster, ANSWER_TIMEOUT)
+    if topic not in known.topics:
+        raise _no_topic(cluster, topic, known)
     resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
     try:
-        entries = client.describe_configs([resource])[resource].result(ANSWER_TIMEOUT)
+        entries = client.describe_configs([resource], request_timeout=ANSWER_TIMEOUT)[resource].result()
     except KafkaException as error:
-        raise _no_topic(cluster, topic, known) from error
+        raise _not_told(cluster, topic, error) from error
     return {name: entry.value for name, entry in entries.items()}
 
 
@@ -556,6 +561,13 @@ def _no_topic(cluster: Cluster, topic: str, known: ClusterMetadata) -> BrokerErr
         f"Kafka at {cluster.bootstrap_servers} has no topic {topic}. "
         f"Topics: {', '.join(sorted(name for name in known.topics if not name.startswith('__'))) or 'none'}.",
         "`shopmetrics up` makes it on the local broker" if cluster.is_local else "make it in the cluster's console",
+    )
+
+
+def _not_told(cluster: Cluster, topic: str, error: KafkaException) -> BrokerError:
+    return BrokerError(
+        f"Kafka at {cluster.bootstrap_servers} does not say how {topic} stands: {error.args[0].str()}.",
+        "see whether the broker is well: `shopmetrics doctor --kafka`",
     )
 
 
@@ -584,11 +596,8 @@ def end_offsets(cluster: Cluster, topic: str = TOPIC) -> dict[int, int]:
     while True:
         try:
             answers = client.list_offsets(latest, request_timeout=ANSWER_TIMEOUT)
-            return {place.partition: answer.result(ANSWER_TIMEOUT).offset for place, answer in answers.items()}
+            return {place.partition: answer.result().offset for place, answer in answers.items()}
         except KafkaException as error:
             # A topic that was just made, or a broker that was just started, has no leaders yet.
             if error.args[0].code() not in not_yet or time.monotonic() >= deadline:
-                raise BrokerError(
-                    f"Kafka at {cluster.bootstrap_servers} does not say how far {topic} is: {error.args[0].str()}.",
-                    "see whether the broker is well: `shopmetrics doctor`",
-                ) from error
+                raise _not_told(cluster, topic, error) from error

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -70,6 +72,8 @@ def choose_port(wanted: int, setting: str) -> int:
     Raises:
         EngineError: if the wanted port is taken, naming the setting that asked for it.
     """
+    if not wanted:
+        return _any_free_port()
     with socket.socket() as probe:
         if os.name == "posix":
             # As servers do: the connections of one that was killed linger for a minute, and keep nobody out.
@@ -81,7 +85,16 @@ def choose_port(wanted: int, setting: str) -> int:
                 f"{setting}={wanted}, but port {wanted} on {LOOPBACK} is already in use.",
                 f"unset {setting} to let a free port be picked, or choose another",
             ) from None
-        return int(probe.getsockname()[1])
+    return wanted
+
+
+def _any_free_port() -> int:
+    """Return a free port that no connection is given meanwhile: systems take those from 32768 upwards."""
+    for port in random.sample(range(20_000, 32_768), 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((LOOPBACK, port))
+            return port
+    raise EngineError(f"None of 100 ports that were tried on {LOOPBACK} is free.", "end what listens on so many")
 
 
 def quoted(text: str) -> str:

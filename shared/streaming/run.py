@@ -196,8 +196,13 @@ class Live:
             self._entered.__exit__(*error)
             return
         with self._entered:
-            for query in self._queries:
-                query.stop()
+            bronze, gold = self._queries
+            bronze.stop()
+            # Stopped in the middle of a micro-batch, it may write a moment longer, beside the run that finishes.
+            patience = time.monotonic() + STALL_SECONDS
+            while not _rests(gold) and time.monotonic() < patience:
+                time.sleep(0.1)
+            gold.stop()
             # What bronze holds by now goes on to gold, so that both end at the same event.
             _finish(self._spark, TO_GOLD, queries.start_silver_gold(self._spark, self._settings))
         self.done = self._account.done
@@ -359,7 +364,7 @@ class _Watch:
         progress = self._query.lastProgress
         batch = progress["batchId"] if progress else None
         now = time.monotonic()
-        if batch != self._batch or (may_rest and not self._query.status["isTriggerActive"]):
+        if batch != self._batch or (may_rest and _rests(self._query)):
             self._batch, self._written, self._moved = batch, [], now
         elif now - self._moved > STALL_SECONDS:
             # Not before, since to ask takes from the streams.
@@ -368,6 +373,12 @@ class _Watch:
                 self._moved = now
             self._written = written
         return now - self._moved
+
+
+def _rests(query: StreamingQuery) -> bool:
+    """Whether a query is between two micro-batches, or looks in vain for something to do."""
+    status = query.status
+    return not (status["isTriggerActive"] and status["isDataAvailable"])
 
 
 def _standstill(query: StreamingQuery, seconds: float) -> str:

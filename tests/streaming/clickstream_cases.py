@@ -284,14 +284,14 @@ class Traffic:
 
 
 @contextmanager
-def impatience(*, limit: float = 6.0, answer: float | None = None):
-    """Let a standstill be noticed after a second, told after half the limit, and be the end of a run after the limit.
+def impatience(*, stall: float = 1.0, limit: float = 6.0, answer: float | None = None):
+    """Let a standstill be noticed after so many seconds, told after half the limit, and end a run after the limit.
 
     And let Kafka answer in so many seconds.
     """
     # The package's attribute of this name is the function.
     module = importlib.import_module("shared.streaming.run")
-    limits = {"LOOK_SECONDS": 0.5, "STALL_SECONDS": 1.0, "TELL_SECONDS": limit / 2, "GIVE_UP_SECONDS": limit}
+    limits = {"LOOK_SECONDS": 0.5, "STALL_SECONDS": stall, "TELL_SECONDS": limit / 2, "GIVE_UP_SECONDS": limit}
     with pytest.MonkeyPatch.context() as patch:
         for name, seconds in limits.items():
             patch.setattr(module, name, seconds)

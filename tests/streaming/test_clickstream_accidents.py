@@ -219,7 +219,7 @@ def test_killed_once_a_table_has_so_many_commits_more(
             outcome.append(error)
 
     # A broker that is gone is noticed sooner than its clients give up.
-    with pytest.MonkeyPatch.context() as patch, impatience(limit=600.0, answer=3.0):
+    with pytest.MonkeyPatch.context() as patch, impatience(limit=600.0, answer=6.0):
         patch.setattr("shared.streaming.bronze.RECORDS_PER_BATCH", 20 if table == BRONZE else 100_000)
         thread = threading.Thread(target=run)
         thread.start()

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.changes import gathered, within
@@ -37,6 +37,7 @@ def test_the_cuts_are_at_the_widest_gaps(values: list[Any]) -> None:
     assert gathered(values, 3) == [(first, second), (third, fourth), (last, last)]
 
 
+@settings(deadline=None)
 @given(st.sets(st.text(st.characters(codec="utf-8"), max_size=40), min_size=1), st.integers(1, 20))
 def test_every_value_is_in_one_stretch_and_each_stretch_ends_in_values(values: set[str], most: int) -> None:
     ascending = sorted(values, key=str.encode)

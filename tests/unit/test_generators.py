@@ -293,6 +293,7 @@ def test_stream_is_splitmix64() -> None:
     assert stream.words(index).tolist() == [splitmix64(i) for i in index.tolist()]
 
 
+@settings(deadline=None)
 @given(population=st.integers(0, 300), count=st.integers(0, 300))
 def test_sample_is_of_different_members_in_their_order(population: int, count: int) -> None:
     stream, members = random_streams.Stream(1, "sample"), range(5, 5 + 3 * population, 3)
