@@ -155,7 +155,7 @@ def setup(
 
 @app.command(epilog="Example: `SHOPMETRICS_SERVER_MEMORY=3g shopmetrics up`")
 def up() -> None:
-    """Start the Spark engine and the Kafka broker of this home, if they are not running.
+    """Start the Spark engine and the Kafka broker of this home, if they are not running, and make the topic.
 
     One that `SPARK_REMOTE` or `KAFKA_BOOTSTRAP_SERVERS` names elsewhere is used instead, and none is started.
     """
@@ -163,6 +163,9 @@ def up() -> None:
 
     remote, brokers = spark.named(), kafka.named()
     servers = ({} if remote else {"engine": spark.up()}) | ({} if brokers else {"broker": kafka.up()})
+    if not brokers:
+        # A broker that runs already may have lost it.
+        kafka.create_topic(kafka.connect())
     for name, record in servers.items():
         typer.echo(f"{name} running: pid {record.pid}, port {record.port}, {record.memory_mb():.0f} MB")
     if remote:

@@ -178,7 +178,7 @@ def running(settings: Settings | None = None) -> ServerRecord | None:
 
 
 def up(settings: Settings | None = None) -> ServerRecord:
-    """Make sure that this home's broker runs and has the topic, and return its record.
+    """Make sure that this home's broker runs, and return its record. One that is started here has the topic.
 
     Any number of processes may call this at once: one starts the broker, the others wait for it. What was produced
     before is still there: a broker that was ended, or killed, goes on with its data.
@@ -242,7 +242,7 @@ def _start(settings: Settings, key: str, secret: str, identity: str) -> ServerRe
         write_record(record_path(settings), replace(record, token=""))
         _await(child, port, settings)
         create_topic(_cluster(record, settings))
-        _await_groups(_cluster(record, settings), settings)
+        _await_groups(child, _cluster(record, settings), settings)
         write_record(record_path(settings), record)
     except BaseException:
         stop(record)
@@ -270,7 +270,7 @@ def _property(value: str | int) -> str:
 
 def _broker_properties(port: int, key: str, secret: str) -> dict[str, str | int]:
     """Return the configuration of one node that is broker and controller, and small."""
-    controller_port = choose_port(0, "")
+    controller_port = next(other for _ in range(9) if (other := choose_port(0, "")) != port)
     login = (
         "org.apache.kafka.common.security.plain.PlainLoginModule required "
         f"username={quoted(key)} password={quoted(secret)} "
@@ -377,27 +377,31 @@ def _await(child: subprocess.Popen[bytes], port: int, settings: Settings) -> Non
         )
 
 
-def _await_groups(cluster: Cluster, settings: Settings) -> None:
+def _await_groups(child: subprocess.Popen[bytes], cluster: Cluster, settings: Settings) -> None:
     """Wait until the broker has read what its consumer groups committed: it listens before it has."""
-    from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException
+    from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-    client, known = _asked(cluster, ANSWER_TIMEOUT)
-    if "__consumer_offsets" not in known.topics:  # nobody has committed yet, and asking would make the topic
+    if "__consumer_offsets" not in metadata(cluster).topics:  # nobody has committed yet, and asking would make it
         return
-    # All groups are in one partition, so any of them answers for all.
-    asked, group = ConsumerGroupTopicPartitions(TOPIC), TOPIC
+    # All groups are in one partition, so any of them answers for all. A consumer asks, because the admin client's
+    # question ends the process with a segmentation fault when the broker answers NOT_COORDINATOR (librdkafka 2.16).
+    asking = Consumer(cluster.client_config() | {"group.id": TOPIC, "log_level": 0})
     deadline = time.monotonic() + settings.start_timeout
-    while True:
-        try:
-            client.list_consumer_group_offsets([asked], request_timeout=2.0)[group].result()
-            return
-        except KafkaException as error:
-            if time.monotonic() >= deadline:
-                raise BrokerError(
-                    f"The Kafka broker does not answer for its consumer groups: {error.args[0].str()}.",
-                    f"read {log_path(settings)}, then run `shopmetrics doctor`",
-                ) from error
-            time.sleep(0.05)
+    try:
+        while True:
+            try:
+                asking.committed([TopicPartition(TOPIC, 0)], timeout=2.0)
+                return
+            except KafkaException as error:
+                if child.poll() is not None or time.monotonic() >= deadline:
+                    raise BrokerError(
+                        f"The Kafka broker does not answer for its consumer groups: {error.args[0].str()}.\n"
+                        f"{_log_end(log_path(settings))}",
+                        f"read {log_path(settings)}, then run `shopmetrics doctor`",
+                    ) from error
+                time.sleep(0.05)
+    finally:
+        asking.close()
 
 
 def _log_end(log: Path) -> str:
@@ -479,7 +483,7 @@ def create_topic(
             return False
         raise BrokerError(
             f"The topic {topic} cannot be made at {cluster.bootstrap_servers}: {error.args[0].str()}.",
-            "the key needs the right to create topics, or the topic can be made in the cluster's console",
+            "see whether the cluster is well, and the key may create topics; or make it in the cluster's console",
         ) from error
     # The answer comes before brokers and clients know of the topic, and who asks at once is told that there is none.
     deadline = time.monotonic() + ANSWER_TIMEOUT
@@ -505,7 +509,7 @@ def delete_topic(cluster: Cluster, topic: str = TOPIC) -> bool:
     except KafkaException as error:
         raise BrokerError(
             f"The topic {topic} cannot be removed at {cluster.bootstrap_servers}: {error.args[0].str()}.",
-            "the key needs the right to delete topics, or the topic can be removed in the cluster's console",
+            "see whether the cluster is well, and the key may delete topics; or remove it in the cluster's console",
         ) from error
     # The answer comes before the brokers have forgotten it; a topic made meanwhile would be refused.
     deadline = time.monotonic() + ANSWER_TIMEOUT

@@ -70,7 +70,7 @@ def choose_port(wanted: int, setting: str) -> int:
     """Return a free loopback port: the wanted one, or any if it is 0.
 
     Raises:
-        EngineError: if the wanted port is taken, naming the setting that asked for it.
+        EngineError: if the wanted port is taken, naming the setting that asked for it; or none can be found.
     """
     if not wanted:
         return _any_free_port()
@@ -90,7 +90,7 @@ def choose_port(wanted: int, setting: str) -> int:
 
 def _any_free_port() -> int:
     """Return a free port that no connection is given meanwhile: systems take those from 32768 upwards."""
-    for port in random.sample(range(20_000, 32_768), 100):
+    for port in random.SystemRandom().sample(range(20_000, 32_768), 100):
         with socket.socket() as probe, suppress(OSError):
             probe.bind((LOOPBACK, port))
             return port

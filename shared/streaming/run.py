@@ -200,7 +200,7 @@ class Live:
             bronze.stop()
             # Stopped in the middle of a micro-batch, it may write a moment longer, beside the run that finishes.
             patience = time.monotonic() + STALL_SECONDS
-            while not _rests(gold) and time.monotonic() < patience:
+            while gold.status["isTriggerActive"] and time.monotonic() < patience:
                 time.sleep(0.1)
             gold.stop()
             # What bronze holds by now goes on to gold, so that both end at the same event.

@@ -280,6 +280,7 @@ def test_killed_in_the_middle_a_second_run_completes_and_doubles_nothing(setting
     log = catalog.table_path("bronze.orders_raw", settings)
     deadline = time.monotonic() + 240
     while not (any((stream / "offsets").glob("[0-9]*")) if moment == "offsets" else any(log.glob("*.parquet"))):
+        assert run.poll() is None, f"the run ended before {moment} appeared"
         assert time.monotonic() < deadline, f"no {moment} appeared"
         time.sleep(0.005)
     os.kill(started.pid, signal.SIGKILL)

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from typing import Any
 
 import psutil
 import pytest
@@ -245,6 +246,20 @@ def test_a_broker_whose_leaders_are_not_known_yet_is_asked_again(
     assert list(not_yet) == [], "it was to be asked three times"
 
 
+def test_a_topic_of_which_nothing_is_told_in_time_is_not_called_missing(
+    home: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = kafka.connect(home)
+
+    def silent(*_: object, **__: object) -> object:
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+
+    for name, ask in (("describe_topics", kafka.topic_identity), ("describe_configs", kafka.topic_config)):
+        monkeypatch.setattr(AdminClient, name, silent)
+        with pytest.raises(BrokerError, match=f"does not say how {kafka.TOPIC} stands: Local: Timed out"):
+            ask(cluster)
+
+
 @pytest.mark.parametrize("mute", [False, True], ids=["nobody listens", "somebody listens and says nothing"])
 @pytest.mark.parametrize(
     ("is_local", "hint"), [(True, "`shopmetrics up` starts"), (False, "check KAFKA_BOOTSTRAP_SERVERS")]
@@ -302,15 +317,15 @@ def test_it_is_up_when_it_knows_what_was_committed(home: Settings, monkeypatch: 
     cluster = kafka.connect(home)
     with closing(consumer(cluster, kafka.TOPIC)) as reader:
         reader.commit(offsets=[TopicPartition(kafka.TOPIC, 0, 7)], asynchronous=False)
-    asked = AdminClient.list_consumer_group_offsets
     not_yet = iter((KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_LOAD_IN_PROGRESS))
 
-    def list_consumer_group_offsets(client: AdminClient, *given: object, **named: object) -> object:
-        for code in not_yet:
-            raise KafkaException(KafkaError(code))
-        return asked(client, *given, **named)
+    class Early(Consumer):
+        def committed(self, *given: Any, **named: Any) -> Any:
+            for code in not_yet:
+                raise KafkaException(KafkaError(code))
+            return super().committed(*given, **named)
 
-    monkeypatch.setattr(AdminClient, "list_consumer_group_offsets", list_consumer_group_offsets)
+    monkeypatch.setattr("confluent_kafka.Consumer", Early)
     kafka.down(home)
     kafka.up(home)
     assert list(not_yet) == [], "it was to be asked three times"
@@ -409,7 +424,7 @@ def test_a_damaged_memory_of_the_port_is_no_obstacle(home: Settings) -> None:
 def test_the_port_that_was_asked_for_is_the_port(home: Settings) -> None:
     kafka.down(home)
     with socket.socket() as somebody:
-        somebody.bind(("127.0.0.1", 0))
+        somebody.bind(("127.0.0.1", choose_port(0, "")))
         asked = home.model_copy(update={"kafka_port": somebody.getsockname()[1]})
         with pytest.raises(EngineError, match=rf"SHOPMETRICS_KAFKA_PORT={asked.kafka_port}, but .* already in use"):
             kafka.up(asked)

@@ -15,6 +15,7 @@ import pytest
 from streaming.clickstream_cases import TABLES, Sent, Traffic, computed, event
 
 from shared.runtime import kafka
+from shared.runtime import spark as engine
 from shared.runtime.kafka import Cluster
 from shared.settings import get_settings
 from shared.streaming.contracts import EVENTS
@@ -54,6 +55,43 @@ def test_what_the_command_prints_for_programs_is_what_is_in_the_log(traffic):
     counts = ("rows_read", "rows_accepted", "rows_quarantined", "rows_duplicate")
     assert [events[name] for name in counts] == [5, 3, 1, 1]
     traffic.assert_equal(computed(one.value for one in traffic.assert_complete() if one.key))
+
+
+def told(*command: str) -> tuple[int, dict[str, dict[str, object]]]:
+    """Return a command's exit status, and what it told of each thing."""
+    ended = subprocess.run([SHOPMETRICS, *command, "--json"], capture_output=True, text=True, timeout=120)
+    answer = json.loads(ended.stdout)
+    return ended.returncode, {one["name"]: one for one in answer} if isinstance(answer, list) else answer
+
+
+def test_up_makes_a_topic_that_is_gone_and_status_and_doctor_know_the_servers(traffic):
+    kafka.delete_topic(traffic.cluster)
+    status, found = told("doctor", "--kafka")
+    assert status == 1
+    assert found.keys() == {"Metadata"}, "without a topic there is nothing to read"
+    assert "`shopmetrics up`" in found["Metadata"]["advice"]
+
+    up = subprocess.run([SHOPMETRICS, "up"], capture_output=True, text=True, timeout=120)
+    assert up.returncode == 0, up.stderr
+    traffic.send(event("a", 0))
+    status, found = told("doctor", "--kafka")
+    assert status == 0, found
+    assert {one["verdict"] for one in found.values()} == {"ok"}
+    assert found["Metadata"]["found"].endswith("3 partitions, 1 records so far")
+    assert found["Batch read"]["found"].startswith("1 records are there")
+    assert found["Stream"]["found"] == "read 1 records and ended by itself"
+
+    servers = told("status")[1]
+    findings = told("doctor")[1]
+    for name, finding, record in (
+        ("engine", "Engine", engine.running(traffic.home)),
+        ("broker", "Kafka", kafka.running(traffic.home)),
+    ):
+        assert f"{name} running: pid {record.pid}, port {record.port}, " in up.stdout
+        assert servers[name]["running"]
+        assert servers[name]["pid"] == record.pid
+        assert findings[finding]["verdict"] == "ok"
+        assert f"running, pid {record.pid}, port {record.port}, " in findings[finding]["found"]
 
 
 def test_live_it_shows_how_the_streams_stand_until_it_is_interrupted(traffic, tmp_path):

@@ -226,15 +226,15 @@ def test_live_a_step_that_hangs_is_told_and_is_no_longer_once_it_goes_on(traffic
     monkeypatch.setattr(queries, "apply", hanging(str(released)))
     traffic.send(event("a", 0))
     with (
-        impatience(stall=2.0),
         streaming.Live(traffic.spark, traffic.home, traffic.cluster, traffic.topic, 0.2) as live,
+        impatience(stall=2.0),
     ):
         status = await_status(live, lambda s: s.messages and not s.lag and s.stalled, "the standstill")
         assert "the stream clickstream_silver_gold has written nothing for " in status.stalled
         released.touch()
         await_status(live, lambda s: s.latency_median and not s.stalled, "the event in gold")
         # With nothing to do, it does nothing, and that is well.
-        end = time.monotonic() + 5
+        end = time.monotonic() + 8
         while time.monotonic() < end:
             assert live.status().stalled is None
             time.sleep(0.1)

@@ -93,6 +93,14 @@ def test_a_taken_port_is_named_with_the_setting_that_asked_for_it():
             process.choose_port(port, "SHOPMETRICS_SPARK_PORT")
 
 
+def test_a_free_port_is_one_that_no_connection_is_given_meanwhile():
+    ports = {process.choose_port(0, "") for _ in range(50)}
+    assert len(ports) > 40
+    assert all(1024 <= port < 32_768 for port in ports)
+    with socket.socket() as server:
+        server.bind((process.LOOPBACK, ports.pop()))
+
+
 def test_a_home_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(EngineError, match=r"Cannot make the directory .*file/home(.|\n)*SHOPMETRICS_HOME"):
