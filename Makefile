@@ -10,7 +10,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 help:
 	@echo "make course     set up, then run the course from the first day to the last"
 	@echo "make test       set up, then run the tests, and compare every notebook's outputs"
-	@echo "make test-all   and the slow ones too: more kills, and a cluster"
+	@echo "make test-all   and the slow ones too: rarer accidents, more kills"
 	@echo "make setup      prepare everything, leave nothing running"
 	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make lint       check style and types"

@@ -25,8 +25,6 @@ from shared.runtime.java import find_java
 from shared.runtime.process import LOOPBACK, ServerRecord, choose_port, is_listening, launch, log_tail, stop
 from shared.settings import CHECKOUT, Settings, get_settings
 
-pytestmark = pytest.mark.slow
-
 TABLES = (
     "bronze.customers_raw", "bronze.products_raw", "bronze.orders_raw", "silver.dim_customers", "silver.dim_products",
     "silver.orders_clean", "gold.daily_sales_summary", "gold.customer_ltv", "gold.product_performance",
