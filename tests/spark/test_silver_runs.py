@@ -376,6 +376,28 @@ def test_what_was_dropped_or_declared_otherwise_is_made_anew_and_says_why(spark,
     assert {run.status for run in shop.run().values()} == {"unchanged"}
 
 
+def test_what_was_vacuumed_before_it_was_read_is_made_anew_and_says_why(spark, shop):
+    shop.delivered_and_run(product("P-1", 1), customer("C-1", 10), order("O-1", "C-1", 15))
+    shop.deliver(arrived(customer("C-1", 20, city="Rome"), 2))
+    check = "spark.databricks.delta.retentionDurationCheck.enabled"
+    spark.conf.set(check, "false")
+    try:
+        spark.sql("OPTIMIZE bronze.customers_raw")
+        spark.sql("VACUUM bronze.customers_raw RETAIN 0 HOURS")
+    finally:
+        spark.conf.unset(check)
+    done = shop.run()
+    assert done[DIMENSION].reason.startswith("what is new cannot be read any more ("), done[DIMENSION].reason
+    assert {run.status for run in done.values()} == {"succeeded", "unchanged"}
+    assert [(version.start, version.end) for version in shop.customers()] == [(10, 20), (20, None)]
+    before = shop.contents()
+    shop.run(full=True)
+    assert shop.contents() == before
+    done = shop.delivered_and_run(arrived(customer("C-1", 30, city="Oslo"), 3))
+    assert done[DIMENSION].reason == "", "it did not go on incrementally"
+    assert len(shop.customers()) == 3
+
+
 @pytest.mark.slow
 def test_a_column_that_becomes_tracked_leaves_inferred_members_in_place(shop):
     shop.delivered_and_run(
