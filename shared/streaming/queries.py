@@ -172,6 +172,8 @@ def apply(batch: DataFrame, batch_id: int) -> None:
         F.percentile_approx(produced, [0.0, 0.01, 0.5]).alias("produced"),
     ).first()
     assert found is not None
+    if not found["read"]:
+        return  # Bronze was compacted: new files, no new rows. A latency of nothing would be logged as 0.
     accepted = 0
     if found["quarantined"]:
         events.set_aside(spark, events.quarantined(examined, f"stream batch {batch_id}"))
@@ -185,7 +187,7 @@ def apply(batch: DataFrame, batch_id: int) -> None:
         started = sessions.update(spark, touched, found["low"], found["high"])
         traffic.update(spark, {*found["hours"], *started})
     ended = time.time()
-    slowest, slow, median = (round(ended - moment / 1000, 3) for moment in found["produced"] or [ended * 1000] * 3)
+    slowest, slow, median = (round(ended - moment / 1000, 3) for moment in found["produced"])
     duplicates = found["read"] - found["quarantined"] - accepted
     row = (
         batch_id,

@@ -205,6 +205,16 @@ def told_batches() -> list[list[Sent]]:
     return batches
 
 
+def test_when_bronze_is_compacted_there_is_nothing_new(traffic):
+    for minute in (0, 1):
+        traffic.send(event("a", minute))
+        traffic.run()
+    log = sorted(traffic.rows(LOG))
+    traffic.spark.sql(f"OPTIMIZE {BRONZE}")
+    assert {run.status for table, run in traffic.run().items() if table != BRONZE} == {"unchanged"}
+    assert sorted(traffic.rows(LOG)) == log
+
+
 def test_an_event_may_come_at_any_time(traffic):
     """After every batch, sessions and hours are those of all events that have come, in whatever order they did."""
     streaming.create_tables(traffic.spark)
