@@ -7,7 +7,6 @@ file is there once. Auto Loader on Databricks works the same way.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable
 from contextlib import suppress
@@ -17,13 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from pyspark.sql import functions as F
 
-from shared import catalog
+from shared import catalog, checkpoints
 from shared.bronze.contracts import AUDIT_COLUMNS, SOURCES, Source
 from shared.bronze.landing import LandedFile, landed_files
 from shared.bronze.parsing import parse_lines
 from shared.errors import PipelineError, SourceError, first_line, is_engine_gone
 from shared.home import one_run_at_a_time
-from shared.private import write_private
 from shared.settings import Settings, get_settings
 
 if TYPE_CHECKING:
@@ -69,16 +67,17 @@ def ingest(
     chosen = [_source(source) for source in sources]
     volume = Path(catalog.volume_path(settings))
     landed = _landed(volume, chosen)
+    checkpoint: dict[str, str] = {}
     with one_run_at_a_time(settings):
         for source in chosen:
             create_table(spark, source)
-            _check_checkpoint(spark, source, volume, settings)
+            checkpoint[source.name] = _checkpoint(spark, source, volume, settings)
         queries: dict[str, StreamingQuery] = {}
         try:
             # All at once: each is a handful of small jobs, and the engine has cores to spare.
             for source in chosen:
                 if files := landed[source.name]:
-                    queries[source.name] = _start(spark, source, files, volume, settings)
+                    queries[source.name] = _start(spark, source, files, volume, checkpoint[source.name])
             return [_finish(spark, source, landed[source.name], queries.get(source.name), volume) for source in chosen]
         except BaseException as error:
             # None goes on in the engine when another has failed, or after Ctrl-C: the next run would meet it.
@@ -161,33 +160,19 @@ def _landed(volume: Path, sources: list[Source]) -> dict[str, list[LandedFile]]:
     return landed
 
 
-def _check_checkpoint(spark: SparkSession, source: Source, volume: Path, settings: Settings) -> None:
-    """Refuse to go on if the checkpoint tells of another table or another landing volume."""
-    checkpoint = checkpoint_path(source, settings)
-    note = checkpoint / "belongs_to.json"
-    table_id, version = catalog.identity(spark, source.bronze_table)
-    here = {"table_id": table_id, "volume": str(volume)}
-    advice = f"run `shopmetrics reset {source.bronze_table}`, then ingest again: the files in {volume} are still there"
-    if not note.is_file():
-        if version > 0:
-            raise PipelineError(
-                f"{source.bronze_table} holds rows, but its checkpoint {checkpoint} is gone: "
-                "every file would be ingested a second time.",
-                advice,
-            )
-        checkpoint.mkdir(parents=True, exist_ok=True)
-        write_private(note, json.dumps(here))
-        return
-    there = json.loads(note.read_text())
-    if there != here:
-        what = "table that was dropped" if there["table_id"] != here["table_id"] else f"volume at {there['volume']}"
-        raise PipelineError(
-            f"The checkpoint {checkpoint} belongs to a {what}: files would be skipped or doubled.", advice
-        )
+def _checkpoint(spark: SparkSession, source: Source, volume: Path, settings: Settings) -> str:
+    table = source.bronze_table
+    table_id, version = catalog.identity(spark, table)
+    return checkpoints.claimed(
+        checkpoint_path(source, settings),
+        {table: table_id, "landing zone": str(volume)},
+        [table] if version else [],
+        f"run `shopmetrics reset {table}`, then ingest again: the files in {volume} are still there",
+    )
 
 
 def _start(
-    spark: SparkSession, source: Source, files: list[LandedFile], volume: Path, settings: Settings
+    spark: SparkSession, source: Source, files: list[LandedFile], volume: Path, checkpoint: str
 ) -> StreamingQuery:
     headers = [file.header_line for file in files]
     lines = read_lines(spark, source, volume)
@@ -203,7 +188,7 @@ def _start(
     return (
         counted.writeStream.format("delta")
         .queryName(f"bronze_{source.name}")
-        .option("checkpointLocation", str(checkpoint_path(source, settings) / "stream"))
+        .option("checkpointLocation", checkpoint)
         .trigger(availableNow=True)
         .toTable(source.bronze_table)
     )

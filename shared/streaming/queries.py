@@ -7,7 +7,6 @@ cluster it belongs to: a checkpoint beside another table would skip records, or 
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -20,9 +19,8 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 from pyspark.sql import functions as F
 
-from shared import catalog, changes
+from shared import catalog, changes, checkpoints
 from shared.errors import PipelineError
-from shared.private import write_private
 from shared.runtime import kafka
 from shared.runtime.kafka import TOPIC
 from shared.settings import Settings, get_settings
@@ -117,8 +115,7 @@ def start_bronze(
     """
     settings = settings or get_settings()
     topic_id, _ = kafka.topic_identity(cluster, topic)
-    table_id, _ = catalog.identity(spark, BRONZE)
-    checkpoint = _claimed(spark, TO_BRONZE, {BRONZE: table_id, f"topic {topic}": topic_id}, settings)
+    checkpoint = _checkpoint(spark, TO_BRONZE, settings, {f"topic {topic}": topic_id})
     rows = bronze.parsed(bronze.read_topic(spark, cluster, topic, records_per_batch))
     writer = rows.writeStream.format("delta").queryName("clickstream_bronze")
     return _triggered(writer.option("checkpointLocation", checkpoint), interval).toTable(BRONZE)
@@ -138,8 +135,7 @@ def start_silver_gold(
         PipelineError: if tables and checkpoint do not belong together.
     """
     settings = settings or get_settings()
-    identities = {table: catalog.identity(spark, table)[0] for table in (BRONZE, *TO_GOLD.tables)}
-    checkpoint = _claimed(spark, TO_GOLD, identities, settings)
+    checkpoint = _checkpoint(spark, TO_GOLD, settings, {BRONZE: catalog.identity(spark, BRONZE)[0]})
     rows = spark.readStream.option("maxBytesPerTrigger", BYTES_PER_BATCH).table(BRONZE)
     writer = rows.writeStream.queryName("clickstream_silver_gold").foreachBatch(apply)
     return _triggered(writer.option("checkpointLocation", checkpoint), interval).start()
@@ -257,28 +253,9 @@ def _triggered(writer: Any, interval: float | None) -> Any:
     return writer.trigger(processingTime=f"{round(interval * 1000)} milliseconds")
 
 
-def _claimed(spark: SparkSession, stream: Stream, identities: dict[str, str], settings: Settings) -> str:
-    """Return the stream's checkpoint, after making sure that it tells of these tables and this topic."""
-    directory = stream.checkpoint(settings)
-    note = directory / "belongs_to.json"
+def _checkpoint(spark: SparkSession, stream: Stream, settings: Settings, source: dict[str, str]) -> str:
+    found = {table: catalog.identity(spark, table) for table in stream.tables}
+    identities = source | {table: table_id for table, (table_id, _) in found.items()}
+    filled = [table for table, (_, version) in found.items() if version > 0]
     advice = f"`shopmetrics reset {stream.tables[0]}` removes tables and checkpoint together; then run again"
-    if not note.is_file():
-        filled = [table for table in stream.tables if catalog.version(spark, table) > 0]
-        if filled:
-            raise PipelineError(
-                f"{', '.join(filled)} hold rows, but the checkpoint {directory} is gone: records would come twice.",
-                advice,
-            )
-        directory.mkdir(parents=True, exist_ok=True)
-        # Whole or not at all: half a note, left by a kill or a full disk, would keep every later run from starting.
-        write_private(note, json.dumps(identities))
-        return str(directory / "stream")
-    there = json.loads(note.read_text())
-    other = sorted(name for name in there.keys() | identities.keys() if there.get(name) != identities.get(name))
-    if other:
-        raise PipelineError(
-            f"The checkpoint {directory} belongs to another {' and '.join(other)} of the same name, one that was "
-            "removed: records would be skipped or doubled.",
-            advice,
-        )
-    return str(directory / "stream")
+    return checkpoints.claimed(stream.checkpoint(settings), identities, filled, advice)

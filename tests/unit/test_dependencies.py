@@ -14,7 +14,7 @@ LAYERS = (
     ("shared.secrets",),
     ("shared.runtime",),
     ("generators",),
-    ("shared", "shared.catalog", "shared.home", "shared.interpreted"),
+    ("shared", "shared.catalog", "shared.checkpoints", "shared.home", "shared.interpreted"),
     ("shared.bronze",),
     ("shared.control_table", "shared.run_log", "shared.changes", "shared.rules"),
     ("shared.layer",),
