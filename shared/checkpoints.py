@@ -31,7 +31,8 @@ def claimed(directory: Path, identities: Mapping[str, str], filled: Collection[s
     if not note.is_file():
         if filled:
             raise PipelineError(
-                f"Rows are in {', '.join(filled)}, but the checkpoint {directory} is gone: they would come twice.", advice
+                f"Rows are in {', '.join(filled)}, but the checkpoint {directory} is gone: they would come twice.",
+                advice,
             )
         directory.mkdir(parents=True, exist_ok=True)
         # Whole or not at all: half a note, left by a kill or a full disk, would keep every later run from starting.

@@ -17,7 +17,8 @@ from shared.settings import CHECKOUT
 class Day:
     """One day: a notebook to run, a lesson to read, a contract that holds afterwards.
 
-    ``minutes`` is what a reader needs for lesson and notebook together, not what the machine needs.
+    ``minutes`` is what a reader needs for lesson and notebook together, not what the machine needs. ``own_engine`` says
+    that the day looks into the home's engine, ends it or kills it, so that no engine elsewhere will do.
     """
 
     number: int
@@ -25,6 +26,7 @@ class Day:
     title: str
     week: int
     minutes: int
+    own_engine: bool = False
     root: Path = field(default=CHECKOUT, repr=False)
 
     @property
@@ -44,7 +46,7 @@ class Day:
 
 
 DAYS = (
-    Day(1, "workspace", "Workspace", week=1, minutes=45),
+    Day(1, "workspace", "Workspace", week=1, minutes=45, own_engine=True),
     Day(2, "project_tour", "Project tour", week=1, minutes=30),
     Day(3, "generate_customers_orders", "Generators: customers and orders", week=1, minutes=60),
     Day(4, "bronze", "Products and bronze", week=1, minutes=75),
@@ -55,7 +57,7 @@ DAYS = (
     Day(9, "gold_product_performance", "Product performance", week=2, minutes=75),
     Day(10, "kafka_cluster", "Kafka", week=2, minutes=60),
     Day(11, "clickstream_producer", "Clickstream producer", week=2, minutes=60),
-    Day(12, "streaming_bronze", "Streaming bronze", week=2, minutes=60),
+    Day(12, "streaming_bronze", "Streaming bronze", week=2, minutes=60, own_engine=True),
     Day(13, "streaming_silver_gold", "Streaming silver and gold", week=2, minutes=90),
 )
 """Every day that is built, in order."""

@@ -27,7 +27,7 @@ from shared.course import checks
 from shared.course.days import Day, select
 from shared.course.execution import Failure, execute, parameters_of, read
 from shared.errors import CourseError
-from shared.runtime.spark import connect
+from shared.runtime.spark import connect, named
 from shared.settings import CHECKOUT, Settings, get_settings
 
 if TYPE_CHECKING:
@@ -84,6 +84,8 @@ class CourseRun:
     home: Path
     directory: Path
     days: list[DayRun] = field(default_factory=list)
+    left_out: list[int] = field(default_factory=list)
+    """Days that need the home's own engine, where ``SPARK_REMOTE`` names another."""
     error: DayFailed | None = None
 
     @property
@@ -99,7 +101,8 @@ class CourseRun:
             failed = {"day": self.error.day.number, "problem": self.error.problem, "hint": self.error.hint}
             failed |= {"cell": cell}
         days = [asdict(entry) | {"executed_copy": str(entry.executed_copy)} for entry in self.days]
-        return {"ok": self.ok, "home": str(self.home), "directory": str(self.directory), "days": days, "failed": failed}
+        places = {"home": str(self.home), "directory": str(self.directory)}
+        return {"ok": self.ok, **places, "days": days, "left_out": self.left_out, "failed": failed}
 
 
 def run(
@@ -135,8 +138,18 @@ def run(
     settings = settings or get_settings()
     for day in chosen:
         read(day.notebook)  # all of them, before minutes are spent on the first
-    result = CourseRun(settings.home, _new_directory(runs))
+    left_out = [day.number for day in chosen if named() and day.own_engine]
+    chosen = tuple(day for day in chosen if day.number not in left_out)
+    if not chosen:
+        raise CourseError(
+            f"Day {left_out[0]} needs an engine of its own, which it may end.", "run it with SPARK_REMOTE unset"
+        )
+    result = CourseRun(settings.home, _new_directory(runs), left_out=left_out)
     before = _states(connect(settings))
+    for number in left_out:
+        if console:
+            reason = "it needs an engine of its own, so run it with SPARK_REMOTE unset"
+            console.print(f"day {number:>2}  left out: {reason}", highlight=False)
     for day in chosen:
         if console and not console.is_terminal:  # where there is no progress bar either
             console.print(f"day {day.number:>2}  {day.title} ...", highlight=False)

@@ -159,6 +159,8 @@ def java_command(
         "-XX:Tier4MinInvocationThreshold=2400",
         "-XX:Tier4CompileThreshold=60000",
         "-XX:Tier4BackEdgeThreshold=160000",
+        # What compilers and buffers have freed goes back to the system every half minute: the C library would keep it.
+        "-XX:TrimNativeHeapInterval=30000",
         "-XX:+IgnoreUnrecognizedVMOptions",
         "-Djdk.reflect.useDirectMethodHandle=false",
         "-Dio.netty.tryReflectionSetAccessible=true",

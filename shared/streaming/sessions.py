@@ -76,24 +76,30 @@ def update(spark: SparkSession, touched: DataFrame, low: datetime, high: datetim
     Returns:
         The hours whose sessions may have changed.
     """
-    # Sessions that the new events may reach, and those still open, which time alone may close.
-    reaches = (F.col("session_end_ts") + _gap() > F.col("low")) & (F.col("session_start_ts") - _gap() < F.col("high"))
+    # The latest event of all, before these came and now. Earlier than the gap before them it changes nothing.
+    held = spark.table(SESSIONS)
+    before = held.where(f"session_end_ts > {instant(high - GAP_LENGTH)}").agg(F.max("session_end_ts")).first()
+    assert before is not None
+    latest = max(high, before[0] or high)
+    # Sessions that time alone closes now: open they were since the gap before the latest event of then.
+    due = f"is_open AND session_end_ts <= {instant(latest - GAP_LENGTH)}"
+    if before[0]:
+        due += f" AND session_end_ts > {instant(before[0] - GAP_LENGTH)}"
+    # And those that the new events may reach.
     near = f"session_end_ts > {instant(low - GAP_LENGTH)} AND session_start_ts < {instant(high + GAP_LENGTH)}"
+    reaches = (F.col("session_end_ts") + _gap() > F.col("low")) & (F.col("session_start_ts") - _gap() < F.col("high"))
     candidates = changes.kept(
-        spark.table(SESSIONS)
-        .where(f"is_open OR ({near})")
+        held.where(f"({due}) OR ({near})")
         .join(F.broadcast(touched), "user_id", "left")
         .withColumn("is_reached", F.coalesce(reaches, F.lit(False)))
-        .where("is_open OR is_reached")
+        .where(f"is_reached OR ({due})")
     )
     found = candidates.agg(
-        F.max("session_end_ts").alias("latest"),
         F.min(F.when(F.col("is_reached"), F.col("session_start_ts"))).alias("low"),
         F.max(F.when(F.col("is_reached"), F.col("session_end_ts"))).alias("high"),
         F.flatten(F.collect_set(F.when(F.col("is_reached"), _hours()))).alias("hours"),
     ).first()
     assert found is not None
-    latest = F.expr(instant(max(high, found["latest"] or high)))
     # Each user's new events, and the sessions they reach: what lies outside is at least a gap away.
     reached = candidates.where("is_reached").select(*SESSION_COLUMNS)
     spans = (
@@ -111,7 +117,9 @@ def update(spark: SparkSession, touched: DataFrame, low: datetime, high: datetim
         .where("event_ts BETWEEN low AND high")
     )
     others = candidates.where(~F.col("is_reached")).select(*SESSION_COLUMNS)
-    desired = sessionized(events).unionByName(others.drop("is_open")).withColumn("is_open", is_open(latest))
+    desired = (
+        sessionized(events).unionByName(others.drop("is_open")).withColumn("is_open", is_open(F.expr(instant(latest))))
+    )
     changed = changes.kept(changes.differences(desired, candidates.select(*SESSION_COLUMNS), IDENTITY))
     extent = changed.agg(
         F.min("session_start_ts").alias("low"),

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,24 @@ def test_days_run_in_order_and_what_they_cost_is_told(spark: Any, notebooks: Not
     content = json.loads(json.dumps(result.as_dict()))
     assert content["ok"]
     assert content["days"][0]["tables"] == [{"table": COURSE_DAYS, "version": 0, "rows": len(DAYS)}]
+
+
+def test_a_day_that_needs_its_own_engine_is_left_out_where_another_is_named(
+    spark: Any, notebooks: Notebooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = engine.running()
+    assert record
+    monkeypatch.setenv("SPARK_REMOTE", f"sc://localhost:{record.port}/;token={record.token}")
+    other = notebooks.make(DAY_2, REPORT)
+    own = replace(notebooks.make("raise SystemError", slug="own", number=3), own_engine=True)
+    console = Console(record=True, width=120, file=io.StringIO())
+    result = run_days(notebooks, own, other, console=console)
+    assert result.ok, result.error
+    assert ([day.day for day in result.days], result.left_out) == ([2], [3])
+    assert "day  3  left out: it needs an engine of its own" in console.export_text()
+    assert result.as_dict()["left_out"] == [3]
+    with pytest.raises(CourseError, match=r"Day 3 needs(.|\n)*SPARK_REMOTE unset"):
+        run_days(notebooks, own)
 
 
 def test_a_failing_cell_stops_the_run_and_is_shown(spark: Any, notebooks: Notebooks) -> None:

@@ -269,6 +269,14 @@ def test_a_session_is_open_until_others_move_on(traffic):
     assert open_sessions() == ["late", "other"]
     assert (done[SESSIONS].rows_inserted, done[SESSIONS].rows_deleted) == (1, 1)
     traffic.assert_equal(computed(one.value for one in traffic.received()))
+    # After hours of silence all that were open are not, however long ago that was decided of others.
+    traffic.send(event("far", 300))
+    traffic.run()
+    assert open_sessions() == ["far"]
+    traffic.send(event("farther", 329), event("between", 100), event("far", 330))
+    traffic.run()
+    assert open_sessions() == ["far", "farther"]
+    traffic.assert_equal(computed(one.value for one in traffic.received()))
 
 
 # --- what a message may be -----------------------------------------------------------------------------------------
