@@ -28,12 +28,12 @@ def claimed(directory: Path, identities: Mapping[str, str], filled: Collection[s
         PipelineError: if the checkpoint is gone while tables hold rows, or belongs to others.
     """
     note, stream = directory / "belongs_to.json", directory / "stream"
+    has_begun = any(stream.glob("offsets/[0-9]*"))
+    if filled and not has_begun:
+        raise PipelineError(
+            f"Rows are in {', '.join(filled)}, but the checkpoint {directory} is gone: they would come twice.", advice
+        )
     if not note.is_file():
-        if filled:
-            raise PipelineError(
-                f"Rows are in {', '.join(filled)}, but the checkpoint {directory} is gone: they would come twice.",
-                advice,
-            )
         directory.mkdir(parents=True, exist_ok=True)
         # Whole or not at all: half a note, left by a kill or a full disk, would keep every later run from starting.
         write_private(note, json.dumps(identities))
@@ -44,8 +44,9 @@ def claimed(directory: Path, identities: Mapping[str, str], filled: Collection[s
             f"The checkpoint {directory} belongs to another {' and '.join(other)}: rows would be skipped or doubled.",
             advice,
         )
-    # A stream that was ended while it planned its first batch has read and written nothing, but it may have left half
-    # a file, and Spark starts no stream where anything is (STATE_STORE_CHECKPOINT_LOCATION_NOT_EMPTY).
-    if stream.exists() and not any(stream.glob("offsets/[0-9]*")):
-        shutil.rmtree(stream)
+    if not has_begun and (stream / "offsets").exists():
+        # A stream that is ended while it plans its first batch may leave half a file of the plan, and then Spark starts
+        # none there any more (STATE_STORE_CHECKPOINT_LOCATION_NOT_EMPTY). Nothing else goes: by the id beside it Spark
+        # knows the stream, and ends one that still runs.
+        shutil.rmtree(stream / "offsets")
     return str(stream)

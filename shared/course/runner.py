@@ -140,7 +140,7 @@ def run(
         read(day.notebook)  # all of them, before minutes are spent on the first
     left_out = [day.number for day in chosen if named() and day.own_engine]
     chosen = tuple(day for day in chosen if day.number not in left_out)
-    if not chosen:
+    if left_out and not chosen:
         raise CourseError(
             f"Day {left_out[0]} needs an engine of its own, which it may end.", "run it with SPARK_REMOTE unset"
         )

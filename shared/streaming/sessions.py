@@ -76,9 +76,9 @@ def update(spark: SparkSession, touched: DataFrame, low: datetime, high: datetim
     Returns:
         The hours whose sessions may have changed.
     """
-    # The latest event of all, before these came and now. Earlier than the gap before them it changes nothing.
+    # The latest event of all, before these came and now. One that is a gap before the first of them changes nothing.
     held = spark.table(SESSIONS)
-    before = held.where(f"session_end_ts > {instant(high - GAP_LENGTH)}").agg(F.max("session_end_ts")).first()
+    before = held.where(f"session_end_ts > {instant(low - GAP_LENGTH)}").agg(F.max("session_end_ts")).first()
     assert before is not None
     latest = max(high, before[0] or high)
     # Sessions that time alone closes now: open they were since the gap before the latest event of then.

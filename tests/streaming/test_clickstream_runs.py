@@ -14,7 +14,6 @@ from collections import Counter
 from dataclasses import replace
 from datetime import datetime
 
-import psutil
 import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -478,21 +477,3 @@ def test_messages_that_are_gone_before_they_were_read_stop_the_stream(traffic, p
     streaming.reset(traffic.spark, BRONZE, traffic.home)
     traffic.run()
     assert len(traffic.rows(EVENTS)) == 1
-
-
-@pytest.mark.skipif(not psutil.POSIX, reason="a limit to the size of files can be set on POSIX only")
-def test_a_checkpoint_that_could_not_be_claimed_is_claimed_by_the_next_run(settings, monkeypatch):
-    """For a process whose files may not grow, every disk is full."""
-    import resource
-
-    monkeypatch.setattr(catalog, "version", lambda spark, table: 0)
-    identities = {BRONZE: "the id of a table", "topic clicks": "the id of a topic"}
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
-    try:
-        with pytest.raises(OSError, match="File too large"):
-            queries._claimed(None, queries.TO_BRONZE, identities, settings)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    checkpoint = queries._claimed(None, queries.TO_BRONZE, identities, settings)
-    assert queries._claimed(None, queries.TO_BRONZE, identities, settings) == checkpoint
