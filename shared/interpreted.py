@@ -27,6 +27,9 @@ INTERPRETED = {
 }
 
 
+_COMPILED = {"spark.sql.codegen.wholeStage": "true", "spark.sql.codegen.factoryMode": "FALLBACK"}
+
+
 @dataclass
 class _Blocks:
     """The blocks that a session is in."""
@@ -69,6 +72,29 @@ def interpreted(spark: SparkSession, is_worth_it: bool = True) -> Iterator[None]
             _leave(spark, blocks, is_gone=is_engine_gone(error))
         raise
     _leave(spark, blocks)
+
+
+@contextmanager
+def compiled(spark: SparkSession, is_worth_it: bool = True) -> Iterator[None]:
+    """Let one question be compiled among others that are interpreted, for one that reads many rows.
+
+    Args:
+        spark: the session.
+        is_worth_it: whether to do so at all.
+    """
+    if on_databricks() or not is_worth_it:
+        yield
+        return
+    before = {name: spark.conf.get(name) for name in _COMPILED}
+    _set_all(spark, _COMPILED)
+    try:
+        yield
+    except BaseException:
+        # What has failed first is what is to be told.
+        with suppress(Exception):
+            _set_all(spark, before)
+        raise
+    _set_all(spark, before)
 
 
 def _leave(spark: SparkSession, blocks: _Blocks, is_gone: bool = False) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shared.interpreted import INTERPRETED, interpreted
+from shared.interpreted import INTERPRETED, compiled, interpreted
 
 FOUND = {name: f"{name} as it was" for name in INTERPRETED}
 
@@ -75,3 +75,17 @@ def test_what_is_not_worth_it_is_let_be(monkeypatch):
     monkeypatch.setattr("shared.interpreted.on_databricks", lambda: True)
     with interpreted(session):
         assert session.settings == FOUND
+
+
+def test_one_question_is_compiled_among_others_that_are_not():
+    session = Session()
+    with interpreted(session):
+        with compiled(session):
+            assert {session.get(name) for name in INTERPRETED if "codegen" in name} == {"true", "FALLBACK"}
+        assert session.settings == INTERPRETED
+        with compiled(session, is_worth_it=False):
+            assert session.settings == INTERPRETED
+        with pytest.raises(ValueError, match="no"), compiled(session):
+            raise ValueError("no")
+        assert session.settings == INTERPRETED
+    assert session.settings == FOUND
