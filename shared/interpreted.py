@@ -82,11 +82,18 @@ def compiled(spark: SparkSession, is_worth_it: bool = True) -> Iterator[None]:
         spark: the session.
         is_worth_it: whether to do so at all.
     """
-    if on_databricks() or not is_worth_it:
+    with configured(spark, _COMPILED if is_worth_it else {}):
+        yield
+
+
+@contextmanager
+def configured(spark: SparkSession, settings: Mapping[str, str]) -> Iterator[None]:
+    """Let a session of an engine that is not Databricks' have these settings meanwhile."""
+    if on_databricks() or not settings:
         yield
         return
-    before = {name: spark.conf.get(name) for name in _COMPILED}
-    _set_all(spark, _COMPILED)
+    before = {name: spark.conf.get(name) for name in settings}
+    _set_all(spark, settings)
     try:
         yield
     except BaseException:

@@ -117,6 +117,8 @@ def start_bronze(
     topic_id, _ = kafka.topic_identity(cluster, topic)
     checkpoint = _checkpoint(spark, TO_BRONZE, settings, {f"topic {topic}": topic_id})
     rows = bronze.parsed(bronze.read_topic(spark, cluster, topic, records_per_batch))
+    if interval is not None:
+        rows = rows.coalesce(1)  # of a second or two: one small file, not one for each partition of the topic
     writer = rows.writeStream.format("delta").queryName("clickstream_bronze")
     return _triggered(writer.option("checkpointLocation", checkpoint), interval).toTable(BRONZE)
 

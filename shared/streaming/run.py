@@ -18,7 +18,7 @@ from pyspark.sql import functions as F
 
 from shared import catalog, run_log
 from shared.errors import BrokerError, PipelineError, ShopMetricsError, first_line, is_engine_gone
-from shared.interpreted import interpreted
+from shared.interpreted import configured, interpreted
 from shared.run_log import TableRun
 from shared.runtime import kafka
 from shared.runtime.kafka import TOPIC
@@ -43,6 +43,9 @@ STALL_SECONDS = 30.0
 TELL_SECONDS, GIVE_UP_SECONDS = 120.0, 600.0
 """A run whose stream has written nothing for so long says so, and ends. From one of its tables to the next, a
 micro-batch takes seconds."""
+
+_ONE_TASK = {"spark.sql.shuffle.partitions": "1"}
+"""For a live micro-batch: a second task costs more than it takes off the first, and makes another small file."""
 
 LIVE_INTERVAL = 2.0
 """Seconds between the micro-batches of a live stream, at least. The streams share the cores: bronze, if it ran more
@@ -177,6 +180,7 @@ class Live:
             # A live micro-batch is some hundred rows. Until the end: the steps of a micro-batch have the settings that
             # the session has when they run.
             entered.enter_context(interpreted(self._spark))
+            entered.enter_context(configured(self._spark, _ONE_TASK))
             bronze = queries.start_bronze(
                 self._spark, self._cluster, self._settings, topic=self._topic, interval=self._interval
             )
