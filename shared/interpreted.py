@@ -7,7 +7,7 @@ thousand rows all of that takes longer than to interpret the plan would; for mil
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -25,7 +25,6 @@ INTERPRETED = {
     # Plans anew after each shuffle, for what a small plan has no use for.
     "spark.sql.adaptive.enabled": "false",
 }
-
 
 _COMPILED = {"spark.sql.codegen.wholeStage": "true", "spark.sql.codegen.factoryMode": "FALLBACK"}
 
@@ -64,14 +63,8 @@ def interpreted(spark: SparkSession, is_worth_it: bool = True) -> Iterator[None]
             blocks.before = {name: spark.conf.get(name) for name in INTERPRETED}
             _set_all(spark, INTERPRETED)
         blocks.number += 1
-    try:
+    with _afterwards(lambda is_gone: _leave(spark, blocks, is_gone)):
         yield
-    except BaseException as error:
-        # What has failed first is what is to be told; and an engine that is gone cannot be asked.
-        with suppress(Exception):
-            _leave(spark, blocks, is_gone=is_engine_gone(error))
-        raise
-    _leave(spark, blocks)
 
 
 @contextmanager
@@ -94,17 +87,24 @@ def configured(spark: SparkSession, settings: Mapping[str, str]) -> Iterator[Non
         return
     before = {name: spark.conf.get(name) for name in settings}
     _set_all(spark, settings)
+    with _afterwards(lambda is_gone: None if is_gone else _set_all(spark, before)):
+        yield
+
+
+@contextmanager
+def _afterwards(set_back: Callable[[bool], None]) -> Iterator[None]:
+    """Set back after the block, however it ends; ``set_back`` is told whether the engine is gone."""
     try:
         yield
-    except BaseException:
-        # What has failed first is what is to be told.
+    except BaseException as error:
+        # What has failed first is what is to be told; and an engine that is gone cannot be asked.
         with suppress(Exception):
-            _set_all(spark, before)
+            set_back(is_engine_gone(error))
         raise
-    _set_all(spark, before)
+    set_back(False)
 
 
-def _leave(spark: SparkSession, blocks: _Blocks, is_gone: bool = False) -> None:
+def _leave(spark: SparkSession, blocks: _Blocks, is_gone: bool) -> None:
     with _lock:
         blocks.number -= 1
         if not blocks.number and not is_gone:

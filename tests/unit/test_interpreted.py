@@ -16,12 +16,15 @@ class Session:
         self.settings = dict(FOUND)
         self.conf = self
         self.is_gone = False
+        self.in_vain = 0
+        """How often it was asked after its engine was gone; the real one would try again for minutes."""
 
     def get(self, name: str) -> str:
         return self.settings[name]
 
     def set(self, name: str, value: str) -> None:
         if self.is_gone:
+            self.in_vain += 1
             raise SparkConnectGrpcException("there is nobody")
         self.settings[name] = value
 
@@ -45,16 +48,18 @@ def test_and_after_an_error():
 
 
 @pytest.mark.parametrize("error", [ValueError("first"), SparkConnectGrpcException("first"), KeyboardInterrupt("first")])
-def test_an_engine_that_is_gone_does_not_hide_what_failed_first(error):
+@pytest.mark.parametrize("block", [interpreted, compiled])
+def test_an_engine_that_is_gone_does_not_hide_what_failed_first(error, block):
     session = Session()
 
     def fail() -> None:
-        with interpreted(session):
+        with block(session):
             session.is_gone = True
             raise error
 
     with pytest.raises(type(error), match="first"):
         fail()
+    assert bool(session.in_vain) == (type(error) is not SparkConnectGrpcException)
 
 
 def test_blocks_that_overlap_end_with_what_the_first_has_found():
