@@ -30,7 +30,8 @@ from rich.table import Table
 RIVAL = """
 import json, resource, sys, time
 from pathlib import Path
-from benchmarks import batch, duckdb_silver
+from benchmarks import batch
+from tests.oracles import duckdb_silver
 begun = time.perf_counter()
 batch.rival(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
 used = resource.getrusage(resource.RUSAGE_SELF)
@@ -50,8 +51,8 @@ def rival(bronze: Path, out: Path, threads: int) -> None:
     import duckdb
     from deltalake import write_deltalake
 
-    from benchmarks import duckdb_gold, duckdb_silver
     from shared import gold
+    from tests.oracles import duckdb_gold, duckdb_silver
 
     duckdb_silver.silver(bronze, out, threads=threads)
     con = duckdb.connect(config={"threads": threads})
@@ -78,6 +79,7 @@ def measure(scale: float, days: int, runs: int) -> dict[str, Any]:
     from generators import generate
     from shared import bronze, gold, pipeline, silver
     from shared.runtime import spark as engine
+    from shared.runtime.memory import memory
     from shared.settings import get_settings
 
     settings = get_settings()
@@ -87,7 +89,7 @@ def measure(scale: float, days: int, runs: int) -> dict[str, Any]:
     assert record is not None
     assert process is not None
     threads = engine.usable_cores()
-    figures: dict[str, Any] = {"scale": scale, "orders": round(scale * 100_000), "heap": settings.server_memory}
+    figures: dict[str, Any] = {"scale": scale, "orders": round(scale * 100_000), "heap": memory(settings).heap}
 
     def changed() -> list[Any]:
         done = pipeline.run(spark, ("silver", "gold"))

@@ -56,8 +56,10 @@ def measure(home: Path, **environment: str) -> dict[str, float]:
 
 def main(runs: Annotated[int, typer.Option(help="Runs of each kind; the median is shown.")] = 3) -> None:
     from shared.runtime import spark
+    from shared.runtime.setup import prepare
     from shared.settings import get_settings
 
+    prepare(quiet=True, wait=True)
     kinds: dict[str, list[dict[str, float]]] = {"cold, no cache": [], "cold, cache": [], "warm": []}
     with tempfile.TemporaryDirectory() as scratch:
         for number in range(runs):

@@ -1,7 +1,7 @@
 """``make bench``: every comparison, and ``docs/performance.md`` written from what was seen.
 
 .venv/bin/python -m benchmarks.report --scale 1 --scale 10 --scale 100
-.venv/bin/python -m benchmarks.report --part batch     # measure one part anew, and leave the others as they stand
+.venv/bin/python -m benchmarks.report --part batch     # measure one part again, and leave the others as they stand
 """
 
 from __future__ import annotations
@@ -220,6 +220,31 @@ def soak_section(figures: dict[str, Any]) -> str:
 """
 
 
+def course_section(figures: dict[str, Any]) -> str:
+    """Return what each day took in the first and in the second run, and the memory of the larger of the two."""
+    runs = figures["runs"]
+    rows = []
+    for days in zip(*(one["days"] for one in runs), strict=True):
+        peaks = [
+            max(day[kind] for day in days) for kind in ("engine", "broker", "kernel", "runner", "server", "together")
+        ]
+        seconds = [f"{day['seconds']:.0f}" for day in days]
+        rows.append([f"{days[0]['day']}  {days[0]['title']}", *seconds, *(f"{mb:,}" for mb in peaks)])
+    largest = [max(int(row[column].replace(",", "")) for row in rows) for column in range(1 + len(runs), len(rows[0]))]
+    totals = [f"{one['seconds']:.0f}" for one in runs]
+    rows.append(["**all**", *(f"**{total}**" for total in totals), *(f"**{mb:,}**" for mb in largest)])
+    runs_head = [f"run {number}, s" for number in range(1, len(runs) + 1)]
+    return f"""## The course, day by day
+
+`shopmetrics course` at scale 1, {len(runs)} times in one home and one engine; a JupyterLab server stands beside it.
+Memory profile {figures["profile"]}, heap {figures["heap"]}: everything together may use {figures["limit"]}. Memory is
+the largest resident memory in MB of that day, in any run. What processes share, such as libraries, is counted in each
+of them, so together they hold less than the sum.
+
+{table(["day", *runs_head, "engine", "broker", "kernel", "runner", "server", "sum"], rows)}
+"""
+
+
 def stand(document: str) -> dict[str, str]:
     """Return the sections of a document by their headings, in their order."""
     sections = document.split("\n## ")[1:]
@@ -229,6 +254,7 @@ def stand(document: str) -> dict[str, str]:
 class Part(StrEnum):
     """What can be measured by itself, in the order of the document."""
 
+    course = "course"
     notebooks = "notebooks"
     batch = "batch"
     generation = "generation"
@@ -247,6 +273,9 @@ def main(
     console = Console()
     scales, days = scale or [1.0, 10.0, 100.0], day or [4, 5, 7]
     command = " ".join(["python -m benchmarks.report", *sys.argv[1:]])
+
+    def course() -> str:
+        return course_section(run(console, "course"))
 
     def notebooks() -> str:
         each_day = [argument for one in days for argument in ("--day", str(one))]
@@ -270,7 +299,7 @@ def main(
     def steady() -> str:
         return soak_section(run(console, "streaming", "--soak", f"{soak * 60:g}", "--rate", "200"))
 
-    measures = dict(zip(Part, (notebooks, batch, generation, streaming, steady), strict=True))
+    measures = dict(zip(Part, (course, notebooks, batch, generation, streaming, steady), strict=True))
     sections = stand(DOCUMENT.read_text(encoding="utf-8")) if part else {}
     for one in Part:
         if part and one not in part:

@@ -8,26 +8,7 @@
 116
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from generators.manifest import Manifest as Manifest
-    from generators.shop import generate as generate
+from generators.manifest import Manifest
+from generators.shop import generate
 
 __all__ = ["Manifest", "generate"]
-
-
-def __getattr__(name: str) -> Any:
-    # `python -m generators.generate_orders` runs that module as the program; were it imported here before, it
-    # would run twice.
-    if name == "generate":
-        from generators.shop import generate
-
-        return generate
-    if name == "Manifest":
-        from generators.manifest import Manifest
-
-        return Manifest
-    raise AttributeError(f"module 'generators' has no attribute {name!r}")

@@ -35,11 +35,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from generators import demand
-from generators.generate_customers import customer_ids
-from generators.generate_products import CATEGORIES, Products, product_ids
+from generators.customers import customer_ids
 from generators.landing import Records, joined
 from generators.plan import GeneratorError, Plan
 from generators.pools import take
+from generators.products import CATEGORIES, Products, product_ids
 from generators.random_streams import Bools, Ints, Stream, Words, heavy_tail
 
 VERSION = "1"
@@ -319,8 +319,8 @@ class Batch:
 class Clickstream:
     """The messages of one stretch, made as they are asked for.
 
-    Iterate over it for single messages, or over :meth:`batches` for many at a time. Each iteration begins anew, and
-    one must end before the next begins.
+    Iterate over it for single messages, or over :meth:`batches` for many at a time. Each iteration starts from the
+    beginning, and one must end before the next begins.
 
     Example:
         >>> plan = ClickstreamPlan(seed=42, start=datetime(2026, 1, 1, tzinfo=UTC), duration=60, scale=0.1)

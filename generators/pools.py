@@ -1,7 +1,7 @@
 """Names, streets and cities to build customers and brands from, made once by Faker and kept in ``pools.json``.
 
 A row picks from the pools by position. They are kept because Faker's word lists change with its version, and
-the same seed must give the same bytes for ever. ``python -m generators.pools`` makes them anew.
+the same seed must give the same bytes for ever. ``python -m generators.pools`` makes them again.
 """
 
 from __future__ import annotations

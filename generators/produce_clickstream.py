@@ -55,9 +55,10 @@ from generators.pools import take
 from generators.random_streams import Ints
 from shared import clock
 from shared.errors import ShopMetricsError
+from shared.runtime import kafka
+from shared.runtime.kafka import TOPIC
 from shared.settings import get_settings
 
-TOPIC = "clickstream-events"
 SESSION_COLUMNS = (
     "session_id",
     "user_id",
@@ -744,8 +745,6 @@ def command(
 
     Without options about one event a second is sent, as it happens. Ctrl-C ends the run in an orderly way.
     """
-    from shared.runtime import kafka
-
     values = get_settings()
     begun = time.monotonic()
     manifest = produce(

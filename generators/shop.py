@@ -17,13 +17,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from generators import demand
+from generators.customers import Customers
 from generators.defects import is_redelivered
-from generators.generate_customers import Customers
-from generators.generate_orders import Orders
-from generators.generate_products import Products
 from generators.landing import Batch, LandedFile, cannot_write, copy_file, whole_file, write_csv
 from generators.manifest import FILE_NAME, BatchEntry, Manifest, read_identity
+from generators.orders import Orders
 from generators.plan import PLACES, TABLES, GeneratorError, Plan
+from generators.products import Products
 from shared import clock
 
 UNFINISHED = ".unfinished.json"
@@ -194,7 +194,7 @@ def _check_same(asked: Plan, found: Plan, landing: Path) -> None:
     if asked != found:
         raise GeneratorError(
             f"{landing} holds files of {found}, but {asked} was asked for: they do not belong together",
-            f"ask for {found}, choose another directory ({PLACES}), or `shopmetrics reset` to start anew",
+            f"ask for {found}, choose another directory ({PLACES}), or `shopmetrics reset` to start again",
         )
 
 

@@ -8,7 +8,7 @@ the landing zone is the volume ``bronze.raw_data``; locally a table is the plain
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
-
-from filelock import FileLock
+from weakref import WeakKeyDictionary
 
 from shared import delta_log
-from shared.errors import CatalogError
+from shared.errors import CatalogError, first_line
+from shared.lock import locked
 from shared.settings import VOLUME, Settings, get_settings, on_databricks
 
 if TYPE_CHECKING:
@@ -57,6 +57,66 @@ class Standing:
     """Its newest Delta version."""
     bytes: int | None
     """Size of its data as of about that version; None where only the engine could tell."""
+
+
+NOTE = "spark.databricks.delta.commitInfo.userMetadata"
+"""The setting under which a session notes in each of its commits on whose behalf it makes it."""
+
+_KEEPS_ROWS = {
+    "ADD CONSTRAINT",
+    "CHANGE COLUMN",
+    "CHANGE COLUMNS",
+    "CLUSTER BY",
+    "COMPUTE STATS",
+    "DROP CONSTRAINT",
+    "DROP FEATURE",
+    "FSCK",
+    "OPTIMIZE",
+    "REORG",
+    "ROW TRACKING BACKFILL",
+    "SET TBLPROPERTIES",
+    "UNSET TBLPROPERTIES",
+    "UPGRADE PROTOCOL",
+    "VACUUM END",
+    "VACUUM START",
+}
+"""Operations, by Delta's names, after which a table holds the same rows with the same columns. One that is not known
+here is taken for one that changes rows."""
+
+
+_ADDS_ROWS = {"ADD COLUMNS", "CREATE TABLE", "CREATE TABLE AS SELECT", "STREAMING UPDATE"}
+"""Operations after which a table holds what it held, with the same values, and perhaps more."""
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One commit of a table, as the table's log tells it."""
+
+    version: int
+    operation: str
+    parameters: Mapping[str, object]
+    note: str | None
+    """On whose behalf it was made, see :data:`NOTE`; None if nobody said."""
+
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether the table holds the same rows after it as before."""
+        return self.operation in _KEEPS_ROWS
+
+    @property
+    def adds_rows(self) -> bool:
+        """Whether it added rows, or made the table, and took nothing away."""
+        is_append = self.operation == "WRITE" and self.parameters.get("mode") == "Append"
+        return is_append or self.operation in _ADDS_ROWS
+
+    @property
+    def restored(self) -> int | None:
+        """The version whose rows a RESTORE brought back; None for other commits, and where a time was named."""
+        to = self.parameters.get("version")
+        return int(str(to)) if self.operation == "RESTORE" and str(to).isdigit() else None
+
+    def __str__(self) -> str:
+        return f"{self.operation} (version {self.version})"
 
 
 def create_schemas(spark: SparkSession, settings: Settings | None = None) -> None:
@@ -110,6 +170,14 @@ def tables(spark: SparkSession, schemas: tuple[str, ...] = tuple(SCHEMAS)) -> li
     return names
 
 
+_PROPERTIES = {
+    # A commit that also writes a checkpoint of the log costs as much as six others; by default that is every tenth.
+    # Up to a hundred small files of the log are read in a few milliseconds.
+    "delta.checkpointInterval": "100",
+}
+"""Of every table that is made here, unless it is given another value."""
+
+
 def create_table(
     spark: SparkSession,
     table: str,
@@ -129,18 +197,17 @@ def create_table(
     described = ", ".join(f"`{name}` {kind} COMMENT {sql_literal(text)}" for name, (kind, text) in columns.items())
     create = "CREATE OR REPLACE TABLE" if replace else "CREATE TABLE IF NOT EXISTS"
     partition = f" PARTITIONED BY ({partitioned_by})" if partitioned_by else ""
-    set_to = ", ".join(f"{sql_literal(name)} = {sql_literal(value)}" for name, value in (properties or {}).items())
-    run = get_settings().run
-    run.mkdir(parents=True, exist_ok=True)
+    given = _PROPERTIES | dict(properties or {})
+    set_to = ", ".join(f"{sql_literal(name)} = {sql_literal(value)}" for name, value in given.items())
     # One at a time: a table that somebody is about to make looks like one whose creation died.
-    with FileLock(run / "create_table.lock"):
+    with locked(get_settings(), "create_table"):
         log = _log(spark, table)
         if log and delta_log.newest_version(log) is None:
             # What a creation left that died before its first commit. Delta makes no table where anything is.
             shutil.rmtree(log)
         spark.sql(
             f"{create} {table} ({described}) USING delta{partition} "
-            f"COMMENT {sql_literal(comment)}" + (f" TBLPROPERTIES ({set_to})" if set_to else "")
+            f"COMMENT {sql_literal(comment)} TBLPROPERTIES ({set_to})"
         )
 
 
@@ -167,7 +234,7 @@ def version(spark: SparkSession, table: str) -> int:
 def identity(spark: SparkSession, table: str) -> tuple[str, int]:
     """Return the id that Delta gave a table when it was made, and its newest version.
 
-    A table that was dropped and made again under the same name has another id, and its versions begin anew.
+    A table that was dropped and made again under the same name has another id, and its versions start again at 0.
 
     Raises:
         CatalogError: if there is no such table.
@@ -232,9 +299,121 @@ def changes_since(spark: SparkSession, table: str, version: int) -> dict[str, in
     return counts
 
 
+def commits(spark: SparkSession, table: str, after: int) -> list[Commit]:
+    """Return the commits of a table after a version, in their order; those that the log still has.
+
+    Raises:
+        CatalogError: if there is no such table.
+    """
+    _require(spark, table)
+    log = _log(spark, table)
+    return _commits_of(spark, table, log, after + 1, _version(spark, table, log))
+
+
+def last_change(spark: SparkSession, table: str) -> Commit | None:
+    """Return the newest commit of a table that made or changed rows; None if the log no longer has it.
+
+    Raises:
+        CatalogError: if there is no such table.
+    """
+    _require(spark, table)
+    log = _log(spark, table)
+    for version in range(_version(spark, table, log), -1, -1):
+        one = next(iter(_commits_of(spark, table, log, version, version)), None)
+        if one is None or not one.keeps_rows:
+            return one
+    return None
+
+
+def undone(spark: SparkSession, table: str) -> tuple[Commit, int] | None:
+    """Return by which commit a table that is only added to has lost or changed rows, and the version before it.
+
+    None if it holds what was added last, and all before. A RESTORE that has brought back the newest rows mends what was
+    done before.
+
+    Raises:
+        CatalogError: if there is no such table.
+    """
+    _require(spark, table)
+    log = _log(spark, table)
+    newest = _version(spark, table, log)
+    # One commit after the other, since most often the newest has added rows.
+    later: dict[int, Commit] = {}
+    for added in range(newest, -1, -1):
+        one = next(iter(_commits_of(spark, table, log, added, added)), None)
+        if one is None or one.adds_rows:
+            break
+        later[added] = one
+    holds = newest
+    while holds in later:
+        one = later[holds]
+        if one.keeps_rows:
+            holds -= 1
+        elif one.restored is None:
+            return one, added
+        else:
+            holds = one.restored
+    if holds == added:
+        return None
+    return next(one for one in later.values() if not one.keeps_rows), added
+
+
+def mended(spark: SparkSession, table: str) -> str:
+    """Bring back the rows of a table that is only added to, if somebody has taken or changed some.
+
+    Returns what was done, empty if nothing was.
+
+    Raises:
+        CatalogError: if there is no such table, or if its former rows are not to be had any more.
+    """
+    from pyspark.errors import PySparkException
+
+    found = undone(spark, table)
+    if found is None:
+        return ""
+    by, added = found
+    try:
+        spark.sql(f"RESTORE TABLE {table} TO VERSION AS OF {added}")
+    except PySparkException as error:
+        raise CatalogError(
+            f"{table} has lost rows by {by}, and its version {added} cannot be restored: {first_line(error)}",
+            f"`shopmetrics reset {table}` removes the table, and the next run makes it of what its source still has",
+        ) from error
+    return f"rows that were lost by {by} were restored, as of version {added}"
+
+
 def state(spark: SparkSession, names: list[str] | None = None) -> list[TableState]:
     """Return version and row count of these tables, or of all."""
     return [TableState(table, version(spark, table), spark.table(table).count()) for table in names or tables(spark)]
+
+
+def changed_since(spark: SparkSession, moment: float) -> dict[str, int | None]:
+    """Return the tables that have a version made at this moment or later, layer by layer.
+
+    Args:
+        spark: the session.
+        moment: seconds since 1970.
+
+    Returns:
+        Table to its newest version before that moment, None if it was made since.
+    """
+    found: dict[str, int | None] = {}
+    for table in tables(spark):
+        newest = version(spark, table)
+        before = next((one for one, at in _commits_backwards(spark, table, newest) if at < moment), None)
+        if before != newest:
+            found[table] = before
+    return found
+
+
+def _commits_backwards(spark: SparkSession, table: str, newest: int) -> Iterator[tuple[int, float]]:
+    """Yield versions, the newest first, and when each was made, in seconds since 1970."""
+    log = _log(spark, table)
+    for one in range(newest, -1, -1) if log else ():
+        at = delta_log.committed_at(log, one) if log else None
+        yield one, 0.0 if at is None else at  # cleaned up, and so long past
+    if not log:
+        yield from ((int(row.version), row.timestamp.timestamp()) for row in _history(spark, table))
 
 
 def describe(spark: SparkSession, table: str) -> DataFrame:
@@ -306,9 +485,22 @@ def _log(spark: SparkSession, table: str) -> Path | None:
     schema, _, name = table.partition(".")
     if on_databricks():
         return None
-    location = urlsplit(spark.catalog.getDatabase(schema).locationUri)
-    log = Path(url2pathname(location.path)) / name / "_delta_log"
-    return log if location.scheme == "file" and log.is_dir() else None
+    directory = _directory(spark, schema)
+    log = directory / name / "_delta_log" if directory else None
+    return log if log and log.is_dir() else None
+
+
+_directories: WeakKeyDictionary[SparkSession, dict[str, Path | None]] = WeakKeyDictionary()
+"""Where each session's schemas are. A schema keeps its location, and a run looks at some thirty logs."""
+
+
+def _directory(spark: SparkSession, schema: str) -> Path | None:
+    """Return where a schema's tables are, None if that is not on a disk of this machine."""
+    known = _directories.setdefault(spark, {})
+    if schema not in known:
+        location = urlsplit(spark.catalog.getDatabase(schema).locationUri)
+        known[schema] = Path(url2pathname(location.path)) if location.scheme == "file" else None
+    return known[schema]
 
 
 def _version(spark: SparkSession, table: str, log: Path | None) -> int:
@@ -325,6 +517,22 @@ def _commits(
         return [one for one in told if one]
     there = _history(spark, table)
     return [(one.operation, one.operationMetrics) for one in there if first <= one.version <= last]
+
+
+def _commits_of(spark: SparkSession, table: str, log: Path | None, first: int, last: int) -> list[Commit]:
+    """Return the commits from one version through another that the log still has."""
+    told = {one: delta_log.commit_info(log, one) for one in range(first, last + 1)} if log else {first: None}
+    if None not in told.values():
+        return [
+            Commit(version, one["operation"], one.get("operationParameters", {}), one.get("userMetadata"))
+            for version, one in told.items()
+            if one
+        ]
+    return [
+        Commit(int(one.version), one.operation, one.operationParameters or {}, one.userMetadata)
+        for one in reversed(_history(spark, table))
+        if first <= one.version <= last
+    ]
 
 
 def _history(spark: SparkSession, table: str, limit: int | None = None) -> list[Row]:

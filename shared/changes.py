@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 ACTION = "_action"
 
+FEED_COLUMNS = ("_change_type", "_commit_version", "_commit_timestamp")
+"""The columns that a change data feed adds to those of its table."""
+
 Span = tuple[Any, Any]
 """The first and the last value of a stretch, both included."""
 
@@ -60,7 +63,7 @@ def differences(
 
     Returns:
         The table's columns, the flags and ``_action`` (insert, update, delete; NULL for a row that stays and has a
-        flag). Other rows that are alike are left out; NULL is alike NULL.
+        flag). Other equal rows are not returned; NULL equals NULL.
     """
     columns = current.columns
     there = current.select(F.struct(*columns).alias("c"), *identity)
@@ -201,10 +204,23 @@ def _literal(value: object) -> str:
     return f"TIMESTAMP {sql_literal(str(value))}" if isinstance(value, date) else str(value)
 
 
+def net(feed: DataFrame) -> DataFrame:
+    """Return what a change data feed comes down to: each row once, with ``came`` and ``difference``.
+
+    ``came`` says how often the row was inserted or updated to; ``difference``, how often more than it went. A row that
+    came and went again, because it was wrong and has been corrected, has the difference 0: it is not there any more.
+    """
+    columns = [name for name in feed.columns if name not in FEED_COLUMNS]
+    came = F.col("_change_type").isin("insert", "update_postimage")
+    return feed.groupBy(*columns).agg(
+        F.count_if(came).alias("came"), F.sum(F.when(came, 1).otherwise(-1)).alias("difference")
+    )
+
+
 def kept(frame: DataFrame) -> DataFrame:
     """Return the frame computed, for rows that are read several times.
 
-    Its plan is cut off with it. A plan that is built upon grows with every step, and it is analysed anew and sent over
+    Its plan is cut off with it. A plan that is built upon grows with every step, and it is analysed again and sent over
     Spark Connect with every question: left to grow, it costs more than the work. Databricks serverless keeps no
     rows between questions, so there the frame is returned as it is.
     """

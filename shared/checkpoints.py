@@ -15,6 +15,11 @@ from shared.errors import PipelineError
 from shared.private import write_private
 
 
+def of_query(directory: Path) -> Path:
+    """Return the directory within a stream's own that Spark's query writes."""
+    return directory / "stream"
+
+
 def claimed(directory: Path, identities: Mapping[str, str], filled: Collection[str], advice: str) -> str:
     """Return where a stream keeps its checkpoint, after making sure that it tells of what the stream reads and writes.
 
@@ -27,7 +32,7 @@ def claimed(directory: Path, identities: Mapping[str, str], filled: Collection[s
     Raises:
         PipelineError: if the checkpoint is gone while tables hold rows, or belongs to others.
     """
-    note, stream = directory / "belongs_to.json", directory / "stream"
+    note, stream = directory / "belongs_to.json", of_query(directory)
     has_begun = any(stream.glob("offsets/[0-9]*"))
     if filled and not has_begun:
         raise PipelineError(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import sys
 from dataclasses import asdict
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -14,11 +16,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from shared.errors import ShopMetricsError, first_line, is_engine_gone
-from shared.settings import PREFIX, Settings, get_settings
+from shared.errors import BundleError, ShopMetricsError, first_line, is_engine_gone
+from shared.masking import masked
+from shared.settings import PREFIX, Settings, get_settings, read_again
 
 if TYPE_CHECKING:
+    from shared.delivery.tasks import TaskRun
+    from shared.delivery.workflows import StepRun
     from shared.pipeline import PipelineRun
+    from shared.quality import QualityRun
     from shared.run_log import TableRun
     from shared.streaming import Live, Status, StreamRun
 
@@ -33,8 +39,23 @@ pipeline_app = typer.Typer(help="The batch pipeline.", no_args_is_help=True)
 app.add_typer(pipeline_app, name="pipeline")
 stream_app = typer.Typer(help="The clickstream, from Kafka to gold.", no_args_is_help=True)
 app.add_typer(stream_app, name="stream")
+bundle_app = typer.Typer(help="What a workspace gets: checked, rehearsed and run here.", no_args_is_help=True)
+app.add_typer(bundle_app, name="bundle")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Target = Annotated[str, typer.Option(help="Target of the bundle: dev or prod.")]
+
+
+@app.callback()
+def _for_all(
+    catalog: Annotated[
+        str | None, typer.Option(help="Unity Catalog name, on Databricks only. Default: SHOPMETRICS_CATALOG.")
+    ] = None,
+) -> None:
+    if catalog:
+        # A task of a serverless job can be given arguments, and no environment variables.
+        os.environ[PREFIX + "CATALOG"] = catalog
+        read_again()
 
 
 class Layer(StrEnum):
@@ -60,6 +81,10 @@ def main() -> None:
     """Run the command line; an error that has a remedy becomes its sentence on stderr and exit status 1."""
     try:
         app()
+    except SystemExit as end:
+        # The runner of a job calls this function in its own process, and may take every SystemExit for a failure.
+        if end.code:
+            raise
     except ShopMetricsError as error:
         _end(error.problem, error.hint)
     except OSError as error:
@@ -67,6 +92,14 @@ def main() -> None:
             raise
         where = f": {error.filename}" if error.filename else ""
         _end(f"{error.strerror}{where}", f"{_ADVICE[error.errno]}; then run again: nothing is lost or doubled")
+    except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] in ("shared", "generators"):
+            raise
+        _end(
+            f"the package {error.name} is not installed, and this command needs it",
+            "`pip install 'shopmetrics[local,course]'` brings everything; a job that SPARK_REMOTE sends to an engine "
+            "elsewhere needs 'shopmetrics[client]' only",
+        )
     except Exception as error:
         if is_engine_gone(error):
             _end(
@@ -89,9 +122,9 @@ def main() -> None:
 
 def _end(problem: str, advice: str) -> NoReturn:
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    console.print(f"error: {problem}", markup=False)
+    console.print(masked(f"error: {problem}"), markup=False)
     if advice:
-        console.print(f"  -> {advice}", markup=False)
+        console.print(masked(f"  -> {advice}"), markup=False)
     sys.exit(1)
 
 
@@ -108,7 +141,7 @@ def doctor(
     if with_kafka:
         import shared
         from shared.runtime import kafka
-        from shared.streaming.check import connectivity
+        from shared.streaming.connectivity import connectivity
 
         findings = connectivity(shared.connect(), kafka.connect())
     else:
@@ -143,14 +176,17 @@ def settings(as_json: Json = False) -> None:
     _print(table)
 
 
-@app.command(epilog="Example: `shopmetrics setup`")
+@app.command(epilog="Example: `shopmetrics setup --wait`")
 def setup(
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing if everything is there.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Make the engine's start-up cache now, as an image needs it.")
+    ] = False,
 ) -> None:
-    """Fetch the engine's jars and record its start-up cache; `make setup` calls this."""
+    """Fetch the engine's jars, and let its start-up cache be made in the background; `make setup` calls this."""
     from shared.runtime.setup import prepare
 
-    prepare(quiet=quiet)
+    prepare(quiet=quiet, wait=wait)
 
 
 @app.command(epilog="Example: `SHOPMETRICS_SERVER_MEMORY=3g shopmetrics up`")
@@ -162,10 +198,11 @@ def up() -> None:
     from shared.runtime import kafka, spark
 
     remote, brokers = spark.named(), kafka.named()
-    servers = ({} if remote else {"engine": spark.up()}) | ({} if brokers else {"broker": kafka.up()})
-    if not brokers:
-        # A broker that runs already may have lost it.
-        kafka.create_topic(kafka.connect())
+    with Console(stderr=True, highlight=False).status("starting the engine and the broker"):
+        servers = ({} if remote else {"engine": spark.up()}) | ({} if brokers else {"broker": kafka.up()})
+        if not brokers:
+            # A broker that runs already may have lost it.
+            kafka.create_topic(kafka.connect())
     for name, record in servers.items():
         typer.echo(f"{name} running: pid {record.pid}, port {record.port}, {record.memory_mb():.0f} MB")
     if remote:
@@ -185,8 +222,9 @@ def down() -> None:
 
 @app.command(epilog="Example: `shopmetrics status --json`")
 def status(as_json: Json = False) -> None:
-    """Say what runs: process, address and resident memory."""
+    """Say what runs: process, address and resident memory; and how the memory there is divided."""
     from shared.runtime import kafka, spark
+    from shared.runtime.memory import memory
 
     values = get_settings()
     servers: dict[str, dict[str, Any]] = {}
@@ -201,8 +239,9 @@ def status(as_json: Json = False) -> None:
         if record:
             servers[name] |= {"pid": record.pid, "address": f"{scheme}{record.port}"}
             servers[name] |= {"memory_mb": round(record.memory_mb(), 1)}
+    available = memory(values)
     if as_json:
-        _print_json({"home": str(values.home), **servers})
+        _print_json({"home": str(values.home), "memory": str(available), **servers})
         return
     table = _table("server", "state", "pid", "address", "MB")
     for name, one in servers.items():
@@ -213,6 +252,7 @@ def status(as_json: Json = False) -> None:
         if "elsewhere" in one:
             table.add_row(name, "used instead", "", one["elsewhere"], "")
     _print(table)
+    typer.echo(f"memory: {available}")
 
 
 @app.command(epilog="Example: `shopmetrics generate --scale 0.1 --days 3`")
@@ -246,15 +286,154 @@ def generate(
     typer.echo(f"in {values.raw}")
 
 
+@app.command("check-files", epilog="Example: `shopmetrics check-files`")
+def check_files(as_json: Json = False) -> None:
+    """Say what a run would make of the files in the landing volume: taken, set aside, refused or left alone."""
+    import shared
+    from shared.check_files import MOST_EXAMPLES
+    from shared.check_files import check_files as check
+
+    with Console(stderr=True, highlight=False).status("reading the files in the landing volume"):
+        report = check(shared.connect())
+    if as_json:
+        _print_json(report.as_dict())
+    else:
+        for file in report.files:
+            aside = sum(file.aside.values())
+            typer.echo(f"{file.path}: {file.lines:,} lines, {file.taken:,} to be taken, {aside:,} to be set aside")
+            for rule, rows in file.aside.items():
+                typer.echo(f"  {rows:,} by {rule}, for example: {file.reasons[rule]}")
+            if file.extra_columns:
+                typer.echo(f"  kept aside in _extra: {', '.join(file.extra_columns)}")
+        if report.read_before:
+            typer.echo(f"{len(report.read_before):,} files were read by an earlier run")
+        _print_files(report.refused, report.ignored)
+        for key, groups in report.alike.items():
+            typer.echo(
+                f"{key}: {len(groups):,} times, values that differ only in white space or case count as different"
+            )
+            for values in groups[:MOST_EXAMPLES]:
+                typer.echo(f"  {', '.join(map(repr, values))}")
+    if report.refused:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: `shopmetrics maintain --dry-run`")
+def maintain(
+    tables: Annotated[list[str] | None, typer.Argument(help="Tables. Default: all of the lakehouse.")] = None,
+    days: Annotated[float, typer.Option(help="Delete files that were replaced longer ago; at least 7.")] = 7.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing, only say what would be done.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compact and order the files of changed tables, delete files that no recent version needs, and set tags."""
+    from datetime import timedelta
+
+    import shared
+    from shared import tags as tagging
+    from shared.maintenance import maintain as maintained
+
+    spark = shared.connect()
+    with Console(stderr=True, highlight=False).status("looking at the tables"):
+        done = maintained(spark, tables or None, timedelta(days=days), dry_run)
+        if not dry_run:
+            tagging.apply(spark, tables or None)
+    if as_json:
+        _print_json([asdict(one) for one in done])
+        return
+    table = _table("table", "files", "", "MB", "", "layout", "old files", numbers=(1, 2, 3, 4, 6))
+    for one in done:
+        table.add_row(
+            one.table,
+            f"{one.files_before:,}",
+            f"{one.files_after:,}" if one.files_after != one.files_before else "",
+            f"{one.bytes_before / 1e6:,.1f}",
+            f"{one.bytes_after / 1e6:,.1f}" if one.bytes_after != one.bytes_before else "",
+            one.layout,
+            f"{one.deleted:,}",
+        )
+    _print(table)
+    typer.echo("nothing was changed" if dry_run else "")
+
+
+@app.command(epilog="Example: `shopmetrics tags personal_data`")
+def tags(
+    name: Annotated[str, typer.Argument(help="Only tags of this name, or NAME=VALUE. Default: all.")] = "",
+    set_them: Annotated[
+        bool, typer.Option("--apply", help="First give every table the tags that are declared.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Find tables and columns by their tags: layer, domain, personal_data."""
+    import shared
+    from shared import tags as tagging
+
+    spark = shared.connect()
+    if set_them:
+        typer.echo(f"{len(tagging.apply(spark)):,} tags set", err=True)
+    wanted, _, value = name.partition("=")
+    found = tagging.find(spark, wanted, value)
+    if as_json:
+        _print_json([asdict(tag) for tag in found])
+        return
+    table = _table("table", "column", "tag", "value")
+    for tag in found:
+        table.add_row(tag.table, tag.column, tag.name, tag.value)
+    _print(table)
+
+
+@app.command(epilog="Example: `shopmetrics verify --run-again`")
+def verify(
+    run_again: Annotated[
+        bool,
+        typer.Option("--run-again", help="Also run the pipeline, and see that no table changes: law 4."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Ask the laws of the data model of every table that exists in this home. Exit status 1 if one is broken."""
+    import shared
+    from shared import pipeline
+    from shared.course import checks
+
+    spark = shared.connect()
+    with Console(stderr=True, highlight=False).status("asking the laws"):
+        verified = checks.verify(spark)
+    results = verified.results
+    if run_again and results:
+        with Console(stderr=True, highlight=False).status("running the pipeline again"):
+            results.append(checks.law_4(spark, pipeline.run))
+    if as_json:
+        _print_json({"ok": verified.ok, "laws": [asdict(one) for one in results], "not_asked": verified.not_asked})
+    elif not results:
+        typer.echo("no law can be asked yet: none of its tables exists; `shopmetrics pipeline run` makes them")
+    else:
+        table = _table("law", "", "found")
+        for one in results:
+            table.add_row(one.name, "[green]holds[/]" if one.ok else "[red]BROKEN[/]", one.found)
+        _print(table)
+        for name, missing in verified.not_asked.items():
+            typer.echo(f"not asked, because {', '.join(missing)} does not exist: {name}")
+        for one in results:
+            if not one.ok:
+                typer.echo(f"{one.name}\n  usual cause: {one.cause}", err=True)
+    if not verified.ok:
+        raise typer.Exit(1)
+
+
 @pipeline_app.command("run", epilog="Example: `shopmetrics pipeline run --layer silver`")
 def pipeline_run(
     layer: Annotated[Layer | None, typer.Option(help="Run this layer alone. Default: all, in order.")] = None,
     full: Annotated[
         bool, typer.Option("--full", help="Make silver and gold from everything, not only from what is new.")
     ] = False,
+    ungated: Annotated[
+        bool, typer.Option("--ungated", help="Make gold without asking the quality rules of bronze and silver.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Ingest every new file into bronze, and bring silver and gold up to it."""
+    """Ingest every new file into bronze, and bring silver and gold up to it.
+
+    Before gold, the quality rules are asked of bronze and silver; one of severity fail keeps gold as it is.
+    """
     import shared
     from shared import pipeline
 
@@ -268,7 +447,7 @@ def pipeline_run(
 
         spark = shared.connect()
         progress.update(task, description="reading what is new")
-        done = pipeline.run(spark, layers, full, on_end=told)
+        done = pipeline.run(spark, layers, full, on_end=told, is_gated=not ungated)
     if as_json:
         _print_json(done.as_dict())
     else:
@@ -277,10 +456,23 @@ def pipeline_run(
         raise typer.Exit(1)
 
 
-def _print_pipeline(done: PipelineRun) -> None:
-    from shared.pipeline import LIMIT_MINUTES
+_MOST_FILES = 20
+"""So many files that are left alone are named in a summary."""
 
-    if not any(get_settings().raw.glob("*/*/*.csv")):
+
+def _print_files(refused: dict[str, str], ignored: dict[str, str]) -> None:
+    for file, problem in refused.items():
+        typer.echo(f"REFUSED {file}: {problem}")
+    for file, why in list(ignored.items())[:_MOST_FILES]:
+        typer.echo(f"not read, because {why}: {file}")
+    if (more := len(ignored) - _MOST_FILES) > 0:
+        typer.echo(f"not read: {more:,} more; `--json` names them all")
+
+
+def _print_pipeline(done: PipelineRun) -> None:
+    from shared.pipeline import LIMIT_MINUTES, MOST_QUARANTINED
+
+    if not any(get_settings().raw.glob("*/*/*.csv*")):
         typer.echo(f"no files in {get_settings().raw}; `shopmetrics generate` writes the shop's")
     table = _table(
         "table", "status", "rows in", "quarantined", "duplicates", "changed", "version", "seconds",
@@ -293,19 +485,78 @@ def _print_pipeline(done: PipelineRun) -> None:
     _print(table)
     for file, names in done.extra_columns.items():
         typer.echo(f"kept aside in _extra: {', '.join(names)} of {file}")
+    _print_files(done.refused, done.ignored)
     for run in done.tables:
         for dependency in run.dependencies:
             typer.echo(f"{run.table_name} needs {dependency}")
         if run.reason:
-            prefix = "" if run.error else "everything was read: "
+            prefix = "everything was read: " if run.reads and not run.error else ""
             typer.echo(f"{run.table_name}: {prefix}{run.reason}")
         for rule in run.rules:
             if rule.severity == "warn" and rule.rows_failed:
                 typer.echo(
                     f"{run.table_name}: {rule.rule} is broken by {rule.rows_failed:,} of {rule.rows_checked:,} rows"
                 )
+            if rule.severity == "quarantine" and rule.rows_failed:
+                typer.echo(f"{run.table_name}: {rule.rows_failed:,} rows set aside by {rule.rule}")
+        if run.rows_quarantined > MOST_QUARANTINED * run.rows_read:
+            share = f"{run.rows_quarantined / run.rows_read:.1%}"
+            typer.echo(
+                f"WARNING {run.table_name}: {share} of its new rows were set aside, more than {MOST_QUARANTINED:.0%}"
+            )
+    if done.quality:
+        _print_broken(done.quality)
+    if any(run.rows_quarantined for run in done.tables):
+        query = f"SELECT table_name, rule, reason, source FROM silver.quarantine WHERE run_id = '{done.run_id}'"
+        typer.echo(f'what was set aside, and why: shopmetrics sql "{query}"')
     verdict = "within" if done.is_within_limit else "NOT within"
     typer.echo(f"run {done.run_id}: {done.seconds:.1f} s, {verdict} the {LIMIT_MINUTES} minutes of NFR-001")
+
+
+@app.command(epilog="Example: `shopmetrics quality --as-of 2026-01-03T02:00`")
+def quality(
+    as_of: Annotated[
+        datetime | None,
+        typer.Option(
+            help="The moment, UTC, for which to ask what is fresh, usual or missing. "
+            "Default: when the newest rows of bronze came.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask the quality rules of bronze, silver and gold, and keep what they say in `ops.quality_metrics`.
+
+    Asked again of the same versions of the tables, it writes nothing. Exits with 1 if a rule of severity fail is
+    broken.
+    """
+    import shared
+    from shared.quality import report, run
+
+    with Console(stderr=True, highlight=False).status("asking the rules of every table"):
+        done = run(shared.connect(), as_of=as_of.replace(tzinfo=UTC) if as_of else None)
+    if as_json:
+        _print_json(done.as_dict())
+    else:
+        table = _table("table", "rule", "severity", "status", "value", "expected", numbers=(4,))
+        for row in report.as_rows(done):
+            table.add_row(*(("" if value is None else value) for value in row.values()))
+        _print(table)
+        _print_broken(done)
+        for one in done.verdicts:
+            if one.status == "not judged":
+                typer.echo(f"not judged: {one.table_name} {one.metric_name}: {one.message}")
+        when = f"as of {done.as_of:%Y-%m-%d %H:%M} UTC" if done.as_of else "before anything has come"
+        known = "" if done.is_new else ", recorded before"
+        typer.echo(f"run {done.run_id}{known}: {when}")
+    if not done.ok:
+        raise typer.Exit(1)
+
+
+def _print_broken(done: QualityRun) -> None:
+    for one in done.failures:
+        typer.echo(f"FAILED {one.table_name}: {one.metric_name} is broken: {one.message}")
+    for one in done.warnings:
+        typer.echo(f"WARNING {one.table_name}: {one.metric_name} is broken: {one.message}")
 
 
 @stream_app.command("run", epilog="Example: `shopmetrics stream run --live`")
@@ -315,6 +566,14 @@ def stream_run(
         typer.Option("--live/--available-now", help="Go on until Ctrl-C, or read what is there now and end."),
     ] = False,
     seconds: Annotated[float | None, typer.Option(min=1, help="With --live: end after so many seconds.")] = None,
+    accept_loss: Annotated[
+        bool,
+        typer.Option(
+            "--accept-loss",
+            help="If Kafka has deleted messages that were never read, go on from what is there. "
+            "The gap is recorded in `ops.stream_gaps`. Without this option the run stops.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Bring the clickstream's tables in bronze, silver and gold up to what Kafka holds."""
@@ -324,9 +583,9 @@ def stream_run(
     if not live:
         console = Console(stderr=True, highlight=False)
         with console.status("the clickstream: Kafka to bronze, bronze to silver and gold"):
-            done = streaming.run(shared.connect())
+            done = streaming.run(shared.connect(), accept_loss=accept_loss)
     else:
-        done = _watch(streaming.Live(shared.connect()), seconds)
+        done = _watch(streaming.Live(shared.connect(), accept_loss=accept_loss), seconds)
     if as_json:
         _print_json(done.as_dict())
         return
@@ -337,6 +596,9 @@ def stream_run(
         counts = (run.rows_read, run.rows_quarantined, run.rows_duplicate, run.rows_changed)
         table.add_row(run.table_name, run.status, *(f"{count:,}" for count in counts), str(run.to_version))
     _print(table)
+    for run in done.tables:
+        if run.reason:
+            typer.echo(f"{run.table_name}: {run.reason}")
     typer.echo(f"run {done.run_id}: {done.seconds:.1f} s")
 
 
@@ -399,8 +661,8 @@ def course(
     as_json: Json = False,
 ) -> None:
     """Run the course's notebooks in order, and check after each day that its work was done."""
+    from shared.course.course_run import print_run, run
     from shared.course.days import select
-    from shared.course.runner import print_run, run
 
     console = Console(stderr=as_json)
     try:
@@ -462,7 +724,7 @@ def reset(
     table: Annotated[str | None, typer.Argument(help="One table; leave out for everything.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Remove a table with what belongs to it, so that the next run makes it anew; or everything in this home."""
+    """Remove a table with what belongs to it, so that the next run rebuilds it; or everything in this home."""
     import shared
     from shared import bronze, gold, silver, streaming
 
@@ -486,7 +748,7 @@ def reset(
             bronze.reset(shared.connect(), sources[table])
         else:
             layers[table].reset(shared.connect(), table)
-        typer.echo(f"{table} removed; the next run makes it anew")
+        typer.echo(f"{table} removed; the next run rebuilds it")
         return
     if not yes:
         typer.confirm(f"Remove files, tables and checkpoints in {values.home}?", abort=True)
@@ -497,12 +759,120 @@ def reset(
 
 
 @app.command(epilog="Example: `shopmetrics secret KAFKA_API_SECRET`")
-def secret(name: Annotated[str, typer.Argument(help="Name of the secret, as its environment variable.")]) -> None:
+def secret(
+    name: Annotated[str, typer.Argument(help="Name of the secret, as its environment variable.")],
+    is_asked: Annotated[bool, typer.Option("--where", help="Say where it is kept, not its value.")] = False,
+    is_removed: Annotated[bool, typer.Option("--remove", help="Take it out of the file.")] = False,
+) -> None:
     """Ask for a secret and keep it in the home's secrets file, readable by you only."""
     from shared import secrets
 
-    secrets.put(name, typer.prompt(f"Value of {name}", hide_input=True))
-    typer.echo(f"kept in {secrets.secrets_file()}")
+    if is_asked and is_removed:
+        raise typer.BadParameter("--where and --remove exclude each other")
+    if is_asked:
+        secrets.get(name)
+        typer.echo(secrets.place(name))
+    elif is_removed:
+        was_there = secrets.remove(name)
+        typer.echo(f"{'removed from' if was_there else 'not in'} {secrets.secrets_file()}")
+    else:
+        secrets.put(name, typer.prompt(f"Value of {name}", hide_input=True))
+        typer.echo(f"kept in {secrets.secrets_file()}")
+
+
+@bundle_app.command("generate", epilog="Example: `shopmetrics bundle generate`")
+def bundle_generate() -> None:
+    """Write the bundle's files that follow from the pipeline's declarations: the nightly job, schemas, volume."""
+    from shared.delivery import generated
+
+    changed = generated.write()
+    typer.echo(f"written: {', '.join(changed)}" if changed else "nothing has changed")
+
+
+@bundle_app.command("validate", epilog="Example: `shopmetrics bundle validate --target prod`")
+def bundle_validate(target: Target = "dev") -> None:
+    """Check the bundle for a target: fields, tasks, schedules, paths, dashboard. Neither workspace nor engine is asked.
+
+    Where the `databricks` command and a workspace are, `databricks bundle validate --strict` is asked too.
+    """
+    from shared.delivery import bundle, databricks_cli, generated
+
+    found = bundle.read(target)
+    bundle.require_sound(found)
+    if stale := generated.stale():
+        raise BundleError(
+            f"{', '.join(stale)} is not what the declarations say now.", "run `shopmetrics bundle generate`, and commit"
+        )
+    resources = sum(map(len, found.resources.values()))
+    typer.echo(f"{target}: {resources} resources, {len(found.jobs)} jobs; no problem found in the files")
+    typer.echo(databricks_cli.validate(target))
+
+
+@bundle_app.command("run", epilog="Example: `shopmetrics bundle run nightly --target dev`")
+def bundle_run(
+    job: Annotated[str, typer.Argument(help="Name of a job of the bundle.")],
+    target: Target = "dev",
+    only: Annotated[str, typer.Option(help="Run these tasks alone: their keys, with commas between.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Run a job's tasks here: in their order and with their parameters, on the engine of this home.
+
+    A task that fails stops those that depend on it. What a workspace would run is read from the bundle's files.
+    """
+    from shared.delivery import bundle, jobs
+
+    found = bundle.read(target)
+    bundle.require_sound(found)
+    chosen = [key.strip() for key in only.split(",") if key.strip()]
+    runs = jobs.run(found, job, chosen, tell=None if as_json else _print_task, quiet=as_json)
+    if as_json:
+        _print_json([asdict(one) for one in runs])
+    if any(one.state != "succeeded" for one in runs):
+        raise typer.Exit(1)
+
+
+@bundle_app.command("rehearse", epilog="Example: `shopmetrics bundle rehearse --approve`")
+def bundle_rehearse(
+    approve: Annotated[bool, typer.Option("--approve", help="Deploy behind the environment gate, too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Deploy to dev and then to prod as `cd.yml` does, into a directory of this home instead of a workspace."""
+    from shared.delivery.rehearsal import rehearse
+
+    done = rehearse(approve, quiet=as_json)
+    if as_json:
+        _print_json([asdict(one) for one in done])
+    for one in [] if as_json else done:
+        typer.echo(f"{one.target}: {one.state}" + (f": {one.reason}" if one.reason else f", version {one.version}"))
+    if any(one.state in ("failed", "left out") for one in done):
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: `shopmetrics ci --job lint`")
+def ci(
+    job: Annotated[str, typer.Option(help="Job of `.github/workflows/ci.yml`.")] = "lint",
+    as_json: Json = False,
+) -> None:
+    """Run the steps of a CI job here, as they stand in the workflow, in a copy of the checkout with your changes."""
+    from shared.delivery import workflows
+
+    content = workflows.read(workflows.CI)
+    with workflows.copy_of() as folder:
+        runs = workflows.run_steps(content, job, folder, on_end=None if as_json else _print_step)
+    if as_json:
+        _print_json([asdict(one) for one in runs])
+    if any(one.state == "failed" for one in runs):
+        raise typer.Exit(1)
+
+
+def _print_step(run: StepRun) -> None:
+    typer.echo(run.output, nl=False)
+    more = f"because {run.reason}" if run.reason else f"{run.seconds:.1f} s"
+    typer.echo(f"step {run.name}: {run.state}, {more}")
+
+
+def _print_task(run: TaskRun) -> None:
+    typer.echo(f"task {run.task_key}: {run.state}" + (f", {run.seconds:.1f} s" if run.seconds else ""))
 
 
 def _without_plan(message: str) -> str:
@@ -521,7 +891,10 @@ def _cell(value: Any) -> str:
 def _table(*columns: str, numbers: tuple[int, ...] = ()) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for position, column in enumerate(columns):
-        table.add_column(column, justify="right" if position in numbers else "left", overflow="fold")
+        if position in numbers:  # a figure of which a part is missing is a wrong figure
+            table.add_column(column, justify="right", no_wrap=True)
+        else:
+            table.add_column(column, overflow="fold")
     return table
 
 

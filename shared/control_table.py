@@ -68,6 +68,15 @@ def not_null(column: str, severity: Severity) -> Rule:
     return Rule(name=f"{column}_is_not_null", severity=severity, expectation=f"`{column}` IS NOT NULL", limit="a value")
 
 
+def identifies(column: str, severity: Severity) -> Rule:
+    """Return the rule that a column names a thing: an empty or blank identifier is none."""
+    # Blank is whatever nobody can see: spaces of every kind, tabs, no-break and zero-width spaces, control characters.
+    visible = r"'(?U)[^\\s\\p{C}]'"
+    return Rule(
+        name=f"{column}_is_not_null", severity=severity, expectation=f"`{column}` RLIKE {visible}", limit="a value"
+    )
+
+
 class Definition(Declared):
     """What every table has, whatever its layer."""
 
@@ -97,6 +106,46 @@ class Definition(Declared):
 
 
 D = TypeVar("D", bound=Definition)
+M = TypeVar("M", bound=Declared)
+
+
+def entries(file: Path) -> list[dict[str, Any]]:
+    """Return the ``[[table]]`` entries of a TOML file.
+
+    Raises:
+        MetadataError: if it is not TOML.
+    """
+    try:
+        found: list[dict[str, Any]] = tomllib.loads(file.read_text(encoding="utf-8")).get("table", [])
+    except tomllib.TOMLDecodeError as error:
+        raise MetadataError(f"{file.name} is not TOML: {error}.", "correct the line it names") from error
+    return found
+
+
+def validated(model: type[M], entries: Iterable[Mapping[str, Any]], where: str) -> list[M]:
+    """Return declarations as instances of their model, in the order in which they stand there.
+
+    Args:
+        model: what each entry must fit.
+        entries: one mapping a table.
+        where: what the entries were read from, for the message.
+
+    Raises:
+        MetadataError: naming every entry that is not a declaration, all at once.
+    """
+    declared, wrong = [], []
+    for number, entry in enumerate(entries, start=1):
+        try:
+            declared.append(model.model_validate(entry))
+        except ValidationError as error:
+            name = entry.get("target", f"entry {number}")
+            for detail in error.errors():
+                place = ".".join(str(part) for part in detail["loc"])
+                found = "" if detail["type"] == "missing" else f", found {detail['input']!r}"
+                wrong.append(f"{name}: {place or 'entry'}: {_sentence(detail['msg'])}{found}")
+    if wrong:
+        raise MetadataError(listed(f"{where} cannot be used", wrong), "correct these entries, then run again")
+    return declared
 
 
 @dataclass(frozen=True)
@@ -110,7 +159,7 @@ class ControlTable(Generic[D]):
     columns: catalog.Columns
 
     def declared(self, file: Path | None = None) -> list[D]:
-        """Return the tables declared in a file, in processing order; left out, in the layer's own.
+        """Return the tables declared in a file, in processing order; the file defaults to the layer's own.
 
         Raises:
             MetadataError: naming every entry that is not a declaration, all at once.
@@ -120,11 +169,7 @@ class ControlTable(Generic[D]):
             ['silver.dim_customers', 'silver.dim_products', 'silver.orders_clean']
         """
         file = file or self.file
-        try:
-            entries = tomllib.loads(file.read_text(encoding="utf-8")).get("table", [])
-        except tomllib.TOMLDecodeError as error:
-            raise MetadataError(f"{file.name} is not TOML: {error}.", "correct the line it names") from error
-        return self.parse(entries, file.name)
+        return self.parse(entries(file), file.name)
 
     def definition(self, target: str) -> D:
         """Return the declaration of a table in the layer's own file."""
@@ -140,18 +185,7 @@ class ControlTable(Generic[D]):
         Raises:
             MetadataError: naming every entry that is not a declaration, all at once.
         """
-        definitions, wrong = [], []
-        for number, entry in enumerate(entries, start=1):
-            try:
-                definitions.append(self.model.model_validate(entry))
-            except ValidationError as error:
-                name = entry.get("target", f"entry {number}")
-                for detail in error.errors():
-                    place = ".".join(str(part) for part in detail["loc"])
-                    found = "" if detail["type"] == "missing" else f", found {detail['input']!r}"
-                    wrong.append(f"{name}: {place or 'entry'}: {_sentence(detail['msg'])}{found}")
-        if wrong:
-            raise MetadataError(_listed(f"{where} cannot be used", wrong), "correct these entries, then run again")
+        definitions = validated(self.model, entries, where)
         return sorted(definitions, key=lambda definition: (definition.processing_order, definition.target))
 
     def publish(
@@ -196,7 +230,7 @@ class ControlTable(Generic[D]):
     def unsound(self, found: Sequence[str]) -> MetadataError:
         """Return the error that lists all that is wrong with the declarations."""
         return MetadataError(
-            _listed("The metadata cannot be run", found),
+            listed("The metadata cannot be run", found),
             f"correct {self.file.parent.name}/{self.file.name} or {self.name}; nothing was run",
         )
 
@@ -281,5 +315,6 @@ def _sentence(message: str) -> str:
     return message.removeprefix("Value error, ")[:1].lower() + message.removeprefix("Value error, ")[1:]
 
 
-def _listed(title: str, lines: Iterable[str]) -> str:
+def listed(title: str, lines: Iterable[str]) -> str:
+    """Return a message of several lines: the title, and one line for each that is listed."""
     return "\n".join([f"{title}:", *(f"  - {line}" for line in lines)])

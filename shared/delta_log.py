@@ -44,9 +44,20 @@ def operation(log: Path, version: int) -> tuple[str, dict[str, str]] | None:
 
     None if the commit has been cleaned up already, or says nothing.
     """
-    commit = log / f"{version:020d}.json"
-    info = _action(commit, "commitInfo") if commit.is_file() else None
+    info = commit_info(log, version)
     return (info["operation"], info.get("operationMetrics", {})) if info else None
+
+
+def committed_at(log: Path, version: int) -> float | None:
+    """Return when a commit was made, in seconds since 1970 by the engine's clock; None if the log does not say."""
+    info = commit_info(log, version)
+    return info["timestamp"] / 1000 if info and "timestamp" in info else None
+
+
+def commit_info(log: Path, version: int) -> dict[str, Any] | None:
+    """Return what a commit says of itself; None if it has been cleaned up already, or says nothing."""
+    commit = log / f"{version:020d}.json"
+    return _action(commit, "commitInfo") if commit.is_file() else None
 
 
 def _newest(log: Path, suffix: str) -> int | None:

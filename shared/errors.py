@@ -29,7 +29,7 @@ def first_line(error: BaseException) -> str:
 def is_engine_gone(error: BaseException) -> bool:
     """Return whether an error says that the engine ended, or no longer answers."""
     # By its name: most commands need no Spark, and to import it takes a second.
-    return type(error).__name__ == "SparkConnectGrpcException"
+    return isinstance(error, OutOfMemoryError) or type(error).__name__ == "SparkConnectGrpcException"
 
 
 class SettingsError(ShopMetricsError):
@@ -38,6 +38,10 @@ class SettingsError(ShopMetricsError):
 
 class EngineError(ShopMetricsError):
     """The Spark engine, its Java or its jars are missing, broken or unreachable."""
+
+
+class OutOfMemoryError(EngineError):
+    """The engine has ended, because it or everything together needed more memory than there is."""
 
 
 class BrokerError(ShopMetricsError):
@@ -60,9 +64,17 @@ class MetadataError(ShopMetricsError):
     """What the pipeline is told to do cannot be done: a declaration is wrong, or contradicts another."""
 
 
+class MaintenanceError(ShopMetricsError):
+    """Maintenance was asked for something that would harm a table."""
+
+
 class SecretError(ShopMetricsError):
     """A secret is missing, or kept where others could read it."""
 
 
 class CourseError(ShopMetricsError):
     """A day of the course failed, or ended without having done its work."""
+
+
+class BundleError(ShopMetricsError):
+    """The asset bundle, one of its jobs or a workflow is wrong, or cannot be run here."""

@@ -22,9 +22,18 @@ if TYPE_CHECKING:
 INTERPRETED = {
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
-    # Plans anew after each shuffle, for what a small plan has no use for.
     "spark.sql.adaptive.enabled": "false",
 }
+
+NOT_STOCK = {
+    "spark.sql.codegen.wholeStage": ("true", "To compile a small plan takes longer than to interpret it."),
+    "spark.sql.codegen.factoryMode": ("FALLBACK", "The same, for single expressions."),
+    "spark.sql.adaptive.enabled": (
+        "true",
+        "Adaptive execution plans again after each shuffle; a small plan has nothing to gain from that.",
+    ),
+}
+"""Stock Spark's value of each of them, and why another here."""
 
 _COMPILED = {"spark.sql.codegen.wholeStage": "true", "spark.sql.codegen.factoryMode": "FALLBACK"}
 
@@ -113,4 +122,7 @@ def _leave(spark: SparkSession, blocks: _Blocks, is_gone: bool) -> None:
 
 def _set_all(spark: SparkSession, settings: Mapping[str, str | None]) -> None:
     for name, value in settings.items():
-        spark.conf.set(name, value)
+        if value is None:  # it had none
+            spark.conf.unset(name)
+        else:
+            spark.conf.set(name, value)

@@ -21,18 +21,15 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from pyspark.errors import PySparkException
 
 from shared import catalog, changes, run_log
-from shared.catalog import Standing
+from shared.catalog import Commit, Standing
 from shared.changes import Changed
 from shared.control_table import ControlTable, Definition
 from shared.errors import MetadataError, PipelineError, ShopMetricsError, first_line, is_engine_gone
-from shared.interpreted import interpreted
-from shared.run_log import LastRuns, Read, RuleResult, TableRun
+from shared.interpreted import configured, interpreted
+from shared.run_log import Log, Read, RuleResult, TableRun
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
-
-FEED_COLUMNS = ("_change_type", "_commit_version", "_commit_timestamp")
-"""The columns that a change data feed adds to those of its table."""
 
 _FEED_GONE = (
     "DELTA_MISSING_CHANGE_DATA",
@@ -49,6 +46,12 @@ _FEED_GONE = (
 )
 """In the error when versions that are wanted are not to be had any more."""
 
+
+_NOTED = "run "
+"""How what a run notes in its commits begins; its id follows."""
+
+_ROWS_ONLY = ("DELETE", "MERGE", "RESTORE", "UPDATE", "WRITE")
+"""Operations of which a change data feed tells all that they did."""
 
 SMALL_BYTES = 20_000_000
 """Up to so much, in the data files of all its tables, a run is small: some 200,000 orders."""
@@ -81,17 +84,19 @@ class Work(Generic[D]):
 
 
 class LayerRun(ABC, Generic[D]):
-    """One run of a layer's tables. A layer says how a table is made anew, and how from what is new."""
+    """One run of a layer's tables. A layer says how a table is rebuilt, and how from what is new."""
 
     def __init__(
         self,
         spark: SparkSession,
         known: Sequence[D],
         full: bool,
+        log: Log,
         run_id: str | None = None,
         on_end: Callable[[TableRun], None] | None = None,
     ) -> None:
         self.spark = spark
+        self.log = log
         self.known = {definition.target: definition for definition in known}
         self.full = full
         self.run_id = run_id or run_log.new_run_id()
@@ -100,7 +105,6 @@ class LayerRun(ABC, Generic[D]):
         self.states: dict[str, Standing] = {}
         self.is_small = False
         """Whether the run's tables hold so little that its cost is that of its steps, however few rows pass them."""
-        self.last: dict[str, LastRuns] = {}
         self.feeds: dict[tuple[str, int, int], DataFrame] = {}
         self._reading_a_feed = threading.Lock()
 
@@ -117,20 +121,21 @@ class LayerRun(ABC, Generic[D]):
         """Return what was found of each rule."""
 
     def why_anew(self, definition: D) -> str:
-        """Return why a table of this layer is to be made anew although its cursor holds; empty if it is not."""
+        """Return why a table of this layer is to be rebuilt although its cursor holds; empty if it is not."""
         return ""
 
     def run(self, chosen: Sequence[D]) -> list[TableRun]:
         """Run these tables and write the log; return what was done to each, in processing order."""
         mentioned = sorted({name for one in chosen for name in (one.target, *one.sources, *one.depends_on)})
         with ThreadPoolExecutor(max_workers=4) as pool:
-            last = pool.submit(run_log.last_runs, self.spark, mentioned)
+            # Read at the side of the rest; the tables' turns then find it read.
+            read = pool.submit(self.log.last, mentioned[0])
             states = pool.map(lambda name: catalog.standing(self.spark, name), mentioned)
             self.states = {name: state for name, state in zip(mentioned, states, strict=True) if state}
-            self.last = last.result()
+            read.result()
             sizes = [state.bytes for state in self.states.values()]
             self.is_small = None not in sizes and sum(size or 0 for size in sizes) < SMALL_BYTES
-            with interpreted(self.spark, self.is_small):
+            with interpreted(self.spark, self.is_small), configured(self.spark, {catalog.NOTE: self.note}):
                 try:
                     for _, level in groupby(chosen, key=lambda definition: definition.processing_order):
                         for table in pool.map(self._run_table, list(level)):
@@ -138,21 +143,22 @@ class LayerRun(ABC, Generic[D]):
                             self.on_end(table)
                 except BaseException as error:
                     if not is_engine_gone(error):  # else there is nobody left to ask
-                        # What has failed first is what is to be told.
+                        # Keep the original error.
                         with suppress(Exception):
-                            self._write_log()
+                            self.log.add(list(self.done.values()))
                     raise
-                self._write_log()
+                self.log.add(list(self.done.values()))
         return list(self.done.values())
-
-    def _write_log(self) -> None:
-        if self.done:
-            run_log.write(self.spark, list(self.done.values()))
 
     def has_columns_of(self, table: str, rows: DataFrame) -> bool:
         """Whether a table has the names and types of these rows, in their order."""
         there, wanted = self.spark.table(table).schema, rows.schema
         return [(one.name, one.dataType) for one in there] == [(one.name, one.dataType) for one in wanted]
+
+    @property
+    def note(self) -> str:
+        """What a commit of this run notes, by which later runs know it for the pipeline's own."""
+        return f"{_NOTED}{self.run_id}"
 
     def counted(self, table: str) -> Changed:
         """Return the rows of the commit that was just made."""
@@ -233,7 +239,7 @@ class LayerRun(ABC, Generic[D]):
         """Return what was found of each dependency, and which are not met."""
         found, unmet = [], []
         for needed in definition.depends_on:
-            before = self.last.get(needed)
+            before = self.log.last(needed)
             result = self.done.get(needed) or (before.last if before else None)
             if result is None:
                 sentence = f"{needed} has never run"
@@ -248,7 +254,7 @@ class LayerRun(ABC, Generic[D]):
         return found, unmet
 
     def _plan(self, work: Work[D]) -> None:
-        """Decide from which versions of its sources the table goes on, or why it must be made anew."""
+        """Decide from which versions of its sources the table goes on, or why it must be rebuilt."""
         definition = work.definition
         for source in definition.sources:
             if source not in self.states:
@@ -256,7 +262,8 @@ class LayerRun(ABC, Generic[D]):
                     f"The source table {source} of {definition.target} does not exist.",
                     "`shopmetrics pipeline run` makes the layer before first",
                 )
-        before = self.last[definition.target].last_good if definition.target in self.last else None
+        last = self.log.last(definition.target)
+        before = last.last_good if last else None
         known = {read.table: read for read in before.reads} if before else {}
         work.reason = self._why_anew(definition, before, known)
         work.reads = [
@@ -279,13 +286,52 @@ class LayerRun(ABC, Generic[D]):
             return f"{definition.target} is not the table that the last run left"
         if before.definition != definition.fingerprint:
             return "its definition has changed"
+        assert before.to_version is not None
+        if by := self._changed_by(definition.target, before.to_version, target.version):
+            return f"{definition.target} is not as the last run left it: changed by {by}"
         for source in definition.sources:
             state = self.states[source]
             if source not in known or known[source].table_id != state.table_id:
                 return f"{source} is not the table that the last run read"
             if known[source].to_version > state.version:
                 return f"{source} has gone back from version {known[source].to_version} to {state.version}"
+            if source.startswith("bronze.") and (by := self._taken_from(source, known[source].to_version)):
+                return f"{source} has not only been added to: changed by {by}"
         return self.why_anew(definition)
+
+    def _changed_by(self, target: str, left: int, now: int) -> str:
+        """Return which commit that is not the pipeline's own has changed a table since a run left it; empty if none.
+
+        Own commits are those of runs that died or failed, and the members that a fact adds to its dimension.
+        """
+        if now < left:
+            return f"a return from version {left} to {now}"
+        if now == left:
+            return ""
+        there = catalog.commits(self.spark, target, left)
+        if len(there) < now - left:
+            return "commits that its log no longer has"
+        others = [one for one in there if not one.keeps_rows and not (one.note or "").startswith(_NOTED)]
+        return str(others[0]) if others and not self._comes_to_nothing(target, left, now, others) else ""
+
+    def _comes_to_nothing(self, table: str, left: int, now: int, others: Sequence[Commit]) -> bool:
+        """Whether a table holds the same rows again, by its change data feed; one without a feed does not say."""
+        if any(one.operation not in _ROWS_ONLY for one in others):
+            return False
+        try:
+            is_same: bool = changes.net(self.change_feed(table, left, now)).where("difference <> 0").isEmpty()
+        except PySparkException as error:
+            if is_engine_gone(error):
+                raise
+            return False  # to make the table again is always right
+        return is_same
+
+    def _taken_from(self, source: str, read: int) -> str:
+        """Return which commit has taken rows from a source that is only added to, or changed some; empty if none."""
+        if self.states[source].version == read:
+            return ""
+        there = catalog.commits(self.spark, source, read)
+        return next((str(one) for one in there if not one.keeps_rows and not one.adds_rows), "")
 
     def _make(self, work: Work[D]) -> None:
         if work.reason:
@@ -307,17 +353,17 @@ def published(
     definitions: Sequence[D] | None,
     require: Callable[[SparkSession, Sequence[D]], None],
 ) -> list[D]:
-    """Publish declarations, left out those of the layer's file, and return all that the control table then holds.
+    """Publish declarations and return all that the control table then holds.
 
     Args:
         spark: the session.
         control: the layer's control table.
-        definitions: the declarations.
+        definitions: the declarations; defaults to those of the layer's file.
         require: is handed what the table will hold, and raises if that must not be.
     """
-    run_log.create_tables(spark)
     declared = control.declared() if definitions is None else definitions
-    return control.publish(spark, declared, lambda known: require(spark, known))
+    with interpreted(spark):
+        return control.publish(spark, declared, lambda known: require(spark, known))
 
 
 def chosen(known: Sequence[D], tables: Sequence[str] | None) -> list[D]:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from shared import bronze, gold, run_log, silver
+from shared import bronze, catalog, gold, quality, run_log, silver
 from shared.bronze import Ingested
-from shared.home import one_run_at_a_time
+from shared.bronze.landing import strays
+from shared.lock import one_run_at_a_time
+from shared.quality import QualityRun
 from shared.run_log import GOOD, RuleResult, TableRun
 from shared.settings import Settings, get_settings
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+    from shared.quality import TableRules
 
 Layer = Literal["bronze", "silver", "gold"]
 
@@ -23,6 +28,10 @@ LAYERS: tuple[Layer, ...] = ("bronze", "silver", "gold")
 
 LIMIT_MINUTES = 60
 """NFR-001: the full batch pipeline ends within so many minutes."""
+
+
+MOST_QUARANTINED = 0.05
+"""If more than this share of a table's new rows is set aside, the run's summary warns of it."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +44,17 @@ class PipelineRun:
     """One for each table, in the order in which they ran; ``ops.run_log`` holds the same under the run id."""
     extra_columns: dict[str, list[str]]
     """Landed file, to the columns it has that its contract does not know."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """File that cannot be read, to why. The run is not in order while it lies there."""
+    ignored: dict[str, str] = field(default_factory=dict)
+    """What else lies in the landing volume, to why it is left alone."""
+    quality: QualityRun | None = None
+    """What the rules say of bronze and silver; None if gold was not to be made, or was to be made unasked."""
 
     @property
     def ok(self) -> bool:
-        """Whether every table is in order."""
-        return all(table.status in GOOD for table in self.tables)
+        """Whether every table is in order, and every file that was meant to be read could be."""
+        return not self.refused and all(table.status in GOOD for table in self.tables)
 
     @property
     def is_within_limit(self) -> bool:
@@ -55,6 +70,9 @@ class PipelineRun:
             "nfr_001": {"limit_seconds": LIMIT_MINUTES * 60, "is_met": self.is_within_limit},
             "tables": [asdict(table) | {"rows_changed": table.rows_changed} for table in self.tables],
             "extra_columns": self.extra_columns,
+            "refused": self.refused,
+            "ignored": self.ignored,
+            "quality": self.quality.as_dict() if self.quality else None,
         }
 
 
@@ -64,23 +82,29 @@ def run(
     full: bool = False,
     settings: Settings | None = None,
     on_end: Callable[[TableRun], None] | None = None,
+    rules: Sequence[TableRules] | None = None,
+    is_gated: bool = True,
 ) -> PipelineRun:
     """Ingest what has landed, and bring silver and gold up to it.
 
-    Guarantees what each layer does: files are ingested once; tables hold what their sources say, whatever came late,
-    twice or in another order. Killed at any point and run again, it ends in the same tables: each layer goes on from
-    what its tables hold, and what was finished is not done again.
+    Before gold, the quality rules are asked of bronze and silver. If one of severity ``fail`` is broken, gold stays as
+    it is: each of its tables is skipped, and ``ops.run_log`` says why.
+
+    Guarantees what each layer does: files are ingested once, and one that cannot be read holds up no other; tables
+    hold what their sources say, whatever came late, twice or in another order. Killed at any point and run again, it
+    ends in the same tables: each layer goes on from what its tables hold, and what was finished is not done again.
 
     Args:
         spark: the session.
-        layers: the layers to run; left out, all. They run in their order.
+        layers: the layers to run; defaults to all. They run in their order.
         full: make silver and gold from everything, not only from what is new.
-        settings: the home; left out, this process's.
+        settings: the home; defaults to this process's settings.
         on_end: told of each table as it ends.
+        rules: the quality rules; they default to those of ``shared/quality/rules.toml``.
+        is_gated: False makes gold without asking them.
 
     Raises:
-        SourceError: if a landed file lacks a column; nothing was run then.
-        MetadataError: if the metadata of a layer cannot be run.
+        MetadataError: if the metadata of a layer cannot be run, or a quality rule cannot be asked.
         PipelineError: if another run does not end, or a stream fails.
 
     Example:
@@ -92,21 +116,52 @@ def run(
     run_id, begun = run_log.new_run_id(), time.perf_counter()
     tables: list[TableRun] = []
     extra: dict[str, list[str]] = {}
-    with one_run_at_a_time(settings):
+    refused: dict[str, str] = {}
+    ignored: dict[str, str] = {}
+    asked: QualityRun | None = None
+    is_gated = is_gated and "gold" in layers
+    with one_run_at_a_time(settings), run_log.Log(spark) as log:
+        if is_gated:
+            # Before anything is done: a rule that cannot be asked would stop the run in its middle.
+            rules = quality.declared() if rules is None else rules
+            quality.require_known_or_sound(spark, rules)
         if "bronze" in layers:
             started = datetime.now(UTC)
-            ingested = bronze.ingest(spark, settings=settings)
+            ingested = bronze.ingest(spark, settings=settings, strict=False)
             tables += [_as_table_run(one, run_id, started, time.perf_counter() - begun) for one in ingested]
             extra = {file: columns for one in ingested for file, columns in one.extra_columns.items()}
-            run_log.create_tables(spark)
-            run_log.write(spark, tables)
+            for one in ingested:
+                refused |= one.refused
+                ignored |= one.ignored
+            ignored |= strays(Path(catalog.volume_path(settings)), bronze.SOURCES)
+            log.add(tables)
             for table in tables:
                 told(table)
         if "silver" in layers:
-            tables += silver.run(spark, full=full, settings=settings, run_id=run_id, on_end=told)
-        if "gold" in layers:
-            tables += gold.run(spark, full=full, settings=settings, run_id=run_id, on_end=told)
-    return PipelineRun(run_id, time.perf_counter() - begun, tuple(tables), extra)
+            tables += silver.run(spark, full=full, settings=settings, run_id=run_id, on_end=told, log=log)
+        if is_gated:
+            asked = quality.run(spark, quality.BELOW_GOLD, rules, run_id=run_id, settings=settings)
+        if asked and not asked.ok:
+            held = _held_back(spark, run_id, asked.reason)
+            log.add(held)
+            tables += held
+            for table in held:
+                told(table)
+        elif "gold" in layers:
+            tables += gold.run(spark, full=full, settings=settings, run_id=run_id, on_end=told, log=log)
+    return PipelineRun(run_id, time.perf_counter() - begun, tuple(tables), extra, refused, ignored, asked)
+
+
+def _held_back(spark: SparkSession, run_id: str, reason: str) -> list[TableRun]:
+    """Return a skipped run of every table of gold."""
+    there = catalog.table_exists(spark, gold.TABLES.name)
+    known = gold.TABLES.published(spark) if there else gold.TABLES.declared()
+    now = datetime.now(UTC)
+    return [
+        TableRun(run_id, one.target, "skipped", now, 0.0, f"skipped: {reason}", definition=one.fingerprint)
+        for one in known
+        if one.is_enabled
+    ]
 
 
 def table_count(layers: Sequence[Layer] = LAYERS) -> int:
@@ -123,10 +178,11 @@ def _as_table_run(ingested: Ingested, run_id: str, started: datetime, seconds: f
     return TableRun(
         run_id=run_id,
         table_name=ingested.table,
-        status="succeeded" if ingested.rows or ingested.files else "unchanged",
+        status="succeeded" if ingested.rows or ingested.files or ingested.mended else "unchanged",
         started_at=started,
         # The sources are read side by side, so each takes as long as all.
         seconds=round(seconds, 3),
+        reason=ingested.mended,
         rows_read=ingested.rows,
         rows_accepted=ingested.rows,
         rows_inserted=ingested.rows,

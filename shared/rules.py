@@ -25,8 +25,9 @@ def is_broken(rule: Rule) -> Column:
 def reason_for(rule: Rule, rows: DataFrame) -> Column:
     """Return the sentence that says why a row breaks a rule: each value the rule looks at, and the limit."""
     if rule.expectation == "_malformed IS NULL":
-        # The value is the whole line; it is kept beside the reason.
-        return F.lit(f"expected {rule.limit}" if rule.limit else "the line does not fit the columns")
+        # The value is the whole line; it is kept beside the reason. Bronze says what is wrong with it, if it can.
+        unknown = F.lit(f"expected {rule.limit}" if rule.limit else "the line does not fit the columns")
+        return F.coalesce(F.col("_reason"), unknown) if "_reason" in rows.columns else unknown
     values = [
         F.concat(F.lit(f"{name} = "), F.coalesce(F.col(name).cast("string"), F.lit("NULL")))
         for name in named_in([rule.expectation], rows.columns)

@@ -7,15 +7,20 @@ repeating changes nothing.
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from pyspark.sql import functions as F
 
 from shared import catalog
+from shared.errors import is_engine_gone
+from shared.interpreted import interpreted
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -111,7 +116,7 @@ _LOG = {
     "status": ("STRING", "succeeded, unchanged, failed or skipped"),
     "started_at": ("TIMESTAMP", "when the table's turn came, UTC"),
     "seconds": ("DOUBLE", "how long it took"),
-    "reason": ("STRING", "why all was read anew, why it was skipped, or what failed"),
+    "reason": ("STRING", "why everything was read again, why it was skipped, or what failed"),
     "rows_read": ("BIGINT", "new rows of the source: accepted + quarantined + duplicate"),
     "rows_accepted": ("BIGINT", "distinct new rows that broke no rule"),
     "rows_quarantined": ("BIGINT", "distinct new rows that broke one"),
@@ -158,23 +163,82 @@ def write(spark: SparkSession, runs: Sequence[TableRun]) -> None:
         for run in runs
         for rule in run.rules
     ]
-    if results:
-        _append(spark, QUALITY_RESULTS, _RESULTS, results)
-    _append(spark, RUN_LOG, _LOG, [_as_row(run) for run in runs])
+    with interpreted(spark):
+        if results:
+            _append(spark, QUALITY_RESULTS, _RESULTS, results)
+        _append(spark, RUN_LOG, _LOG, [_as_row(run) for run in runs])
 
 
-def last_runs(spark: SparkSession, tables: Sequence[str]) -> dict[str, LastRuns]:
-    """Return for each table its last run and its last good one; tables that never ran are left out."""
+class Log:
+    """The log as one run of the pipeline uses it: read once, and written as rarely as may be.
+
+    A run that left a table unchanged has moved no cursor. Its row waits for the next row that must be written, or for
+    the end of the block, so a run without news makes one commit. If the block ends by an error, the rows that wait are
+    written too.
+
+    Example:
+        >>> with run_log.Log(spark) as log:
+        ...     log.add(silver.run(spark, log=log))
+    """
+
+    def __init__(self, spark: SparkSession) -> None:
+        create_tables(spark)
+        self._spark = spark
+        self._last: dict[str, LastRuns] | None = None
+        self._waiting: list[TableRun] = []
+        self._reading = threading.Lock()
+
+    def last(self, table: str) -> LastRuns | None:
+        """Return the last runs of a table, those added meanwhile included; None if it never ran."""
+        with self._reading:
+            if self._last is None:
+                self._last = last_runs(self._spark)
+        return self._last.get(table)
+
+    def add(self, runs: Sequence[TableRun]) -> None:
+        """Add these runs. They are in the table when this returns, unless each of them changed nothing."""
+        if self._last is not None:
+            for run in runs:
+                before = self._last.get(run.table_name)
+                good = run if run.status in GOOD else before.last_good if before else None
+                self._last[run.table_name] = LastRuns(run, good)
+        self._waiting += runs
+        if any(run.status != "unchanged" for run in runs):
+            self.write()
+
+    def write(self) -> None:
+        """Write the runs that wait, if there are any."""
+        if self._waiting:
+            # Not to be written a second time, should this fail: it may have failed after the commit.
+            waiting, self._waiting = self._waiting, []
+            write(self._spark, waiting)
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.write()
+        elif not is_engine_gone(error):  # else there is nobody left to ask
+            # Keep the original error.
+            with suppress(Exception):
+                self.write()
+
+
+def last_runs(spark: SparkSession) -> dict[str, LastRuns]:
+    """Return for each table its last run and its last good one; a table that never ran is not in it."""
     run, started = F.struct(*_LOG), F.col("started_at")
     is_good = F.col("status").isin(*GOOD)
-    # The newest by Spark: the log grows with every run, and all of it would have to come here.
-    rows = (
-        spark.table(RUN_LOG)
-        .where(F.col("table_name").isin(*tables))
-        .groupBy("table_name")
-        .agg(F.max_by(run, started).alias("last"), F.max_by(run, F.when(is_good, started)).alias("last_good"))
-        .collect()
-    )
+    with interpreted(spark):
+        # The newest by Spark: the log grows with every run, and all of it would have to come here.
+        rows = (
+            spark.table(RUN_LOG)
+            .groupBy("table_name")
+            .agg(F.max_by(run, started).alias("last"), F.max_by(run, F.when(is_good, started)).alias("last_good"))
+            .collect()
+        )
     runs = [row.asDict(recursive=True) for row in rows]
     return {
         row["table_name"]: LastRuns(_from_row(row["last"]), _from_row(row["last_good"]) if row["last_good"] else None)

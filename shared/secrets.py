@@ -3,6 +3,7 @@
 Order: the Databricks secret scope (in a workspace), the environment variable of the same name, the file
 ``secrets.toml`` in the home directory, which only its owner may read. A value is a :class:`pydantic.SecretStr`:
 printed, logged or shown by a notebook it reads ``**********``; ``.get_secret_value()`` is the one way to the text.
+Once a library has been given the text, :mod:`shared.masking` hides it in what this process writes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from shared.errors import SecretError
+from shared.masking import hide
 from shared.private import write_private
 from shared.settings import Settings, get_settings, on_databricks
 
@@ -26,20 +28,53 @@ def secrets_file(settings: Settings | None = None) -> Path:
     return (settings or get_settings()).home / "secrets.toml"
 
 
-def find(name: str, settings: Settings | None = None) -> SecretStr | None:
+def find(name: str, settings: Settings | None = None, *, masked: bool = True) -> SecretStr | None:
     """Return a secret, or None if it is nowhere.
+
+    Args:
+        name: its name, which is also that of the environment variable.
+        settings: the home and the scope; defaults to this process's settings.
+        masked: whether to hide its text in what this process writes. False for what is kept beside the secrets and is
+            none: an address, a user name.
 
     Raises:
         SecretError: if the local file can be read by others than its owner, or is not TOML.
     """
-    settings = settings or get_settings()
-    value = _from_databricks(name, settings) if on_databricks() else None
-    value = value or os.environ.get(name) or _read(settings).get(name)
-    return SecretStr(str(value)) if value else None
+    found = _look_up(name, settings or get_settings())
+    if found is None:
+        return None
+    if masked:
+        hide(found[1])
+    return SecretStr(found[1])
 
 
-def get(name: str, settings: Settings | None = None) -> SecretStr:
-    """Return a secret.
+def place(name: str, settings: Settings | None = None) -> str | None:
+    """Return where a secret is kept, in words and without its value; None if it is nowhere.
+
+    The place that is named is the one that counts: a variable of the environment hides an entry of the file.
+
+    Raises:
+        SecretError: as :func:`find`.
+
+    Example:
+        >>> secrets.place("KAFKA_API_SECRET")
+        'file secrets.toml'
+    """
+    found = _look_up(name, settings or get_settings())
+    return found[0] if found else None
+
+
+def names(settings: Settings | None = None) -> set[str]:
+    """Return the names of all that the local file holds.
+
+    Raises:
+        SecretError: as :func:`find`.
+    """
+    return set(_read(settings or get_settings()))
+
+
+def get(name: str, settings: Settings | None = None, *, masked: bool = True) -> SecretStr:
+    """Return a secret; the arguments are those of :func:`find`.
 
     Raises:
         SecretError: if it is nowhere, naming every place that was looked at.
@@ -49,7 +84,7 @@ def get(name: str, settings: Settings | None = None) -> SecretStr:
         SecretStr('**********')
     """
     settings = settings or get_settings()
-    secret = find(name, settings)
+    secret = find(name, settings, masked=masked)
     if secret is None:
         places = [f"Databricks scope {settings.secret_scope}"] if on_databricks() else []
         places += [f"environment variable {name}", str(secrets_file(settings))]
@@ -60,11 +95,47 @@ def get(name: str, settings: Settings | None = None) -> SecretStr:
     return secret
 
 
-def put(name: str, value: str, settings: Settings | None = None) -> None:
-    """Keep a secret in the local file, mode 0600, beside those already there."""
+def put(name: str, value: str | SecretStr, settings: Settings | None = None) -> None:
+    """Keep a secret in the local file, mode 0600, beside those already there. A value of that name is replaced.
+
+    Raises:
+        SecretError: if the file can be read by others than its owner, or is not TOML.
+    """
     settings = settings or get_settings()
-    kept = _read(settings) | {name: value}
+    text = value.get_secret_value() if isinstance(value, SecretStr) else value
     settings.home.mkdir(parents=True, exist_ok=True)
+    _write(_read(settings) | {name: text}, settings)
+
+
+def remove(name: str, settings: Settings | None = None) -> bool:
+    """Take a secret out of the local file. Returns whether it was there.
+
+    The server that the secret opens still accepts it: revoke it there first.
+
+    Raises:
+        SecretError: if the file can be read by others than its owner, or is not TOML.
+    """
+    settings = settings or get_settings()
+    kept = _read(settings)
+    if name not in kept:
+        return False
+    del kept[name]
+    _write(kept, settings)
+    return True
+
+
+def _look_up(name: str, settings: Settings) -> tuple[str, str] | None:
+    """Return where a secret is, and its text."""
+    if on_databricks() and (value := _from_databricks(name, settings)):
+        return f"Databricks scope {settings.secret_scope}", value
+    if value := os.environ.get(name):
+        return f"environment variable {name}", value
+    if value := _read(settings).get(name):
+        return f"file {secrets_file(settings).name}", str(value)
+    return None
+
+
+def _write(kept: dict[str, Any], settings: Settings) -> None:
     # A JSON string is a TOML string.
     write_private(secrets_file(settings), "".join(f"{key} = {json.dumps(str(kept[key]))}\n" for key in sorted(kept)))
 

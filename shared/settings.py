@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from dotenv import dotenv_values
-from platformdirs import user_cache_path
+from platformdirs import user_cache_path, user_data_path
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -21,6 +21,9 @@ from shared.errors import SettingsError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 """The directory that holds ``notebooks/``, ``lessons/`` and ``shared/``."""
+
+_IS_CHECKOUT = (CHECKOUT / "pyproject.toml").is_file()
+"""False where the package was installed from a wheel: what lies around it then belongs to the environment."""
 
 PREFIX = "SHOPMETRICS_"
 
@@ -39,13 +42,16 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, env_file=CHECKOUT / ".env", extra="ignore", frozen=True, env_ignore_empty=True
     )
 
-    home: Path = Field(CHECKOUT / "data", description="everything a run makes: raw files, tables, logs")
+    home: Path = Field(
+        CHECKOUT / "data" if _IS_CHECKOUT else user_data_path("shopmetrics", appauthor=False),
+        description="everything a run makes: raw files, tables, logs",
+    )
     cache_dir: Path = Field(
         user_cache_path("shopmetrics", appauthor=False), description="jars and the engine's start-up cache"
     )
     java_home: Path | None = Field(None, description="the JDK to use instead of the pinned one (17 or newer)")
-    server_memory: Annotated[str, Field(pattern=r"^[1-9]\d*[mg]$")] = Field(
-        "1g", description="heap of the Spark server, for example 1g or 3072m"
+    server_memory: Annotated[str, Field(pattern=r"^[1-9]\d*[mg]$")] | None = Field(
+        None, description="heap of the Spark server, for example 1g or 3072m; by default what the memory here allows"
     )
     server_cores: int = Field(
         0, ge=0, description="cores the Spark server may use; 0 means all that this process may use"
@@ -57,7 +63,7 @@ class Settings(BaseSettings):
     )
     spark_port: int = Field(0, ge=0, le=65535, description="port of the Spark server; 0 picks a free one")
     kafka_port: int = Field(0, ge=0, le=65535, description="port of the local Kafka broker; 0 picks a free one")
-    start_timeout: float = Field(90.0, gt=0, description="seconds to wait for a server to answer")
+    start_timeout: float = Field(180.0, gt=0, description="seconds to wait for a server to answer")
     startup_cache: bool = Field(True, description="use the engine's start-up cache")
     catalog: str = Field("shopmetrics_ecommerce", description="Unity Catalog name, used on Databricks only")
     secret_scope: str = Field("shopmetrics", description="Databricks secret scope")
@@ -105,6 +111,11 @@ class Settings(BaseSettings):
     def kafka(self) -> Path:
         """The data of the local Kafka broker."""
         return self.home / "kafka"
+
+    @property
+    def delivery(self) -> Path:
+        """What was deployed and run for days 15 to 18, and ``workspace/``, which stands for a workspace."""
+        return self.home / "delivery"
 
     @property
     def lineage(self) -> Path:

@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 
 # Some tests are about Ctrl-C, which a program that was started in the background ignores, and its children with it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# `make mutants` runs tests many times over, and lets them share a home and its engine, which it clears and ends itself.
+_SHARED_HOME = os.environ.get("SHOPMETRICS_TESTS_HOME")
 # Before anything reads the settings. The cache of jars is shared: its content is verified.
 for _name in [name for name in os.environ if name.startswith("SHOPMETRICS_") and name != "SHOPMETRICS_CACHE_DIR"]:
     del os.environ[_name]
 for _name in ("SPARK_REMOTE", *(name for name in os.environ if name.startswith("KAFKA_"))):
     os.environ.pop(_name, None)
-_HOME = Path(tempfile.mkdtemp(prefix="shopmetrics-tests-"))
+_HOME = Path(_SHARED_HOME or tempfile.mkdtemp(prefix="shopmetrics-tests-"))
 os.environ["SHOPMETRICS_HOME"] = str(_HOME)
 # Nearly every query of a test is the first of its kind, on a few rows: what it costs is to plan and to compile it.
 # Interpreted, and planned once, it says the same. The notebooks' outputs are compared on the engine that a learner has.
@@ -31,7 +33,25 @@ os.environ["SHOPMETRICS_SPARK_CONF"] = (
     "spark.sql.adaptive.enabled=false spark.extraListeners="
 )
 
+# A test's engine lives for minutes. What the optimising compiler would spend on it is not repaid.
+os.environ["JDK_JAVA_OPTIONS"] = "-XX:TieredStopAtLevel=1"
+
 from shared.settings import Settings, get_settings  # noqa: E402
+
+LONGEST = (
+    "test_stored_batch.py",
+    "test_stored_streaming.py",
+    "test_stored_delivery.py",
+    "test_shop.py",
+    "test_clickstream_accidents.py",
+)
+"""Files in the order in which they are run; the others follow."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two files run at a time: the last ones must be short, or one worker waits for the other."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
 @pytest.fixture
@@ -40,17 +60,25 @@ def settings(tmp_path: Path) -> Settings:
     return get_settings().model_copy(update={"home": tmp_path / "home"})
 
 
-@pytest.fixture(scope="session")
-def spark() -> SparkSession:
-    """The one engine that all Spark tests share, in the test run's own home."""
+@pytest.fixture(scope="module")
+def spark() -> Iterator[SparkSession]:
+    """A session to the one engine that all Spark tests share, in the test run's own home.
+
+    Asked for again by each module: a test of the one before it may have killed the engine.
+    """
     import shared
 
-    return shared.connect()
+    session = shared.connect()
+    yield session
+    if _SHARED_HOME:
+        session.stop()  # the engine lives on, and would keep what this session holds
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _leave_nothing() -> Iterator[None]:
     yield
+    if _SHARED_HOME:
+        return
     from shared.runtime import kafka, spark
 
     spark.down()

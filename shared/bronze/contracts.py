@@ -2,7 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a value of a type is written: nothing else is taken for one, lest a value be changed without a word."""
+
+    pattern: str
+    """A regular expression that the whole text matches, in the syntax that Java and Python share."""
+    expected: str
+    """The form in words, for the person who corrects the file."""
+
+
+_DAY = r"(?!0000)\d{4}-\d{2}-\d{2}"
+_WHOLE_NUMBER = Form(r"[+-]?\d+", "a whole number")
+_FORMS = {
+    "TINYINT": _WHOLE_NUMBER,
+    "SMALLINT": _WHOLE_NUMBER,
+    "INT": _WHOLE_NUMBER,
+    "BIGINT": _WHOLE_NUMBER,
+    "BOOLEAN": Form("[Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee]", "true or false"),
+    "DATE": Form(_DAY, "a date such as 2025-03-01"),
+    # A T for the blank, parts of a second and a zone leave no doubt which instant is meant.
+    "TIMESTAMP": Form(
+        _DAY + r"[ T]\d{2}:\d{2}:\d{2}(\.\d{1,6})?(Z|[+-]\d{2}:\d{2})?", "an instant such as 2025-03-01 14:03:22"
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -18,10 +45,22 @@ class Column:
         """The column as it stands in a schema string."""
         return f"`{self.name}` {self.type}"
 
+    @property
+    def form(self) -> Form | None:
+        """How its values are written; None if any text is one, or whatever the engine can read as one."""
+        if decimal := re.fullmatch(r"DECIMAL\((\d+), ?(\d+)\)", self.type):
+            precision, scale = map(int, decimal.groups())
+            decimals = rf"(\.\d{{1,{scale}}})?" if scale else ""
+            words = (
+                f"a number such as {1234:.{min(scale, 2)}f}, of at most {precision} digits, {scale} of them decimals"
+            )
+            return Form(rf"[+-]?\d+{decimals}", words)
+        return _FORMS.get(self.type)
+
 
 @dataclass(frozen=True)
 class Source:
-    """One source table: files in ``<landing volume>/<name>/<batch date>/*.csv``."""
+    """One source table: files in ``<landing volume>/<name>/<batch date>/``, ``*.csv`` or ``*.csv.gz``."""
 
     name: str
     comment: str
@@ -44,6 +83,7 @@ def _columns(*rows: tuple[str, str, str]) -> tuple[Column, ...]:
 
 AUDIT_COLUMNS = _columns(
     ("_malformed", "STRING", "the line as delivered, if it does not fit the columns; else NULL"),
+    ("_reason", "STRING", "why it does not fit: column, value and what was expected; else NULL"),
     ("_extra", "MAP<STRING, STRING>", "values of columns that the file has and the contract does not; else NULL"),
     ("source_file", "STRING", "the file, relative to the landing volume"),
     ("batch_id", "STRING", "the batch date, the name of the file's folder"),

@@ -7,22 +7,25 @@ file is there once. Auto Loader on Databricks works the same way.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from pyspark.sql import functions as F
 
 from shared import catalog, checkpoints
 from shared.bronze.contracts import AUDIT_COLUMNS, SOURCES, Source
-from shared.bronze.landing import LandedFile, landed_files
+from shared.bronze.landing import Landed, LandedFile, landed, refusal
 from shared.bronze.parsing import parse_lines
 from shared.errors import PipelineError, SourceError, first_line, is_engine_gone
-from shared.home import one_run_at_a_time
-from shared.settings import Settings, get_settings
+from shared.lock import one_run_at_a_time
+from shared.settings import Settings, get_settings, on_databricks
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, Row, SparkSession
@@ -40,23 +43,35 @@ class Ingested:
     version: int
     extra_columns: dict[str, list[str]] = field(default_factory=dict)
     """File read in this run, to the columns it has that the contract does not know."""
+    mended: str = ""
+    """Which rows were brought back, if somebody had taken them from the table."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """File that cannot be read, to why; it is read once it is corrected."""
+    ignored: dict[str, str] = field(default_factory=dict)
+    """What else lies in the source's folder, to why it is left alone."""
 
 
 def ingest(
-    spark: SparkSession, sources: Iterable[str | Source] = tuple(SOURCES), settings: Settings | None = None
+    spark: SparkSession,
+    sources: Iterable[str | Source] = tuple(SOURCES),
+    settings: Settings | None = None,
+    strict: bool = True,
 ) -> list[Ingested]:
     """Ingest every new file of these sources into its bronze table; with nothing new, change nothing.
 
-    Guarantees: each file once, one bronze row per data line, append-only. All headers are checked before the first row
-    is written.
+    Guarantees: each file once, one bronze row per data line, append-only. All headers are checked before the engine is
+    asked; a file that cannot be read holds up no other. Rows that somebody has taken from a table since, by a RESTORE
+    for instance, are brought back first.
 
     Args:
         spark: the session.
         sources: names out of :data:`~shared.bronze.contracts.SOURCES`, or contracts of one's own.
-        settings: the home; left out, this process's.
+        settings: the home; defaults to this process's settings.
+        strict: raise an error at the end if a file was refused; else the results say it.
 
     Raises:
-        SourceError: for an unknown source, and for files without a required column, naming file and column.
+        SourceError: for an unknown source; and after all other files were read, for those that cannot be, naming file
+            and column.
         PipelineError: if a stream fails, or if a table and its checkpoint do not belong together.
 
     Example:
@@ -66,25 +81,32 @@ def ingest(
     settings = settings or get_settings()
     chosen = [_source(source) for source in sources]
     volume = Path(catalog.volume_path(settings))
-    landed = _landed(volume, chosen)
+    found = {source.name: landed(volume, source, ingested_files(source, settings)) for source in chosen}
     checkpoint: dict[str, str] = {}
+    mended: dict[str, str] = {}
     with one_run_at_a_time(settings):
         for source in chosen:
             create_table(spark, source)
             checkpoint[source.name] = _checkpoint(spark, source, volume, settings)
+            mended[source.name] = catalog.mended(spark, source.bronze_table)
         queries: dict[str, StreamingQuery] = {}
         try:
             # All at once: each is a handful of small jobs, and the engine has cores to spare.
             for source in chosen:
-                if files := landed[source.name]:
+                if files := found[source.name].files:
                     queries[source.name] = _start(spark, source, files, volume, checkpoint[source.name])
-            return [_finish(spark, source, landed[source.name], queries.get(source.name), volume) for source in chosen]
+            done = [_finish(spark, source, found[source.name], queries.get(source.name)) for source in chosen]
+            results = [replace(one, mended=mended[source.name]) for source, one in zip(chosen, done, strict=True)]
         except BaseException as error:
             # None goes on in the engine when another has failed, or after Ctrl-C: the next run would meet it.
             for query in queries.values() if not is_engine_gone(error) else ():
                 with suppress(Exception):
                     query.stop()
             raise
+    refused = {file: problem for one in results for file, problem in one.refused.items()}
+    if refused and strict:
+        raise refusal(refused, "correct or remove them and run again; all other files have been ingested")
+    return results
 
 
 def create_table(spark: SparkSession, source: Source) -> None:
@@ -100,18 +122,74 @@ def create_table(spark: SparkSession, source: Source) -> None:
         source.comment,
         properties={"delta.appendOnly": "true", "delta.enableChangeDataFeed": "true"},
     )
+    # A table of an older version of this package lacks what was added to the audit columns since.
+    there = spark.table(source.bronze_table).columns
+    for before, column in pairwise((source.columns[-1], *AUDIT_COLUMNS)):
+        if column.name not in there:
+            described = f"{column.ddl} COMMENT {catalog.sql_literal(column.comment)} AFTER `{before.name}`"
+            spark.sql(f"ALTER TABLE {source.bronze_table} ADD COLUMNS ({described})")
 
 
-def read_lines(spark: SparkSession, source: Source, volume: Path) -> DataFrame:
-    """Return the stream of all lines of the source's files: ``value``, ``file_path``."""
-    return (
+def read_lines(spark: SparkSession, source: Source, volume: Path, files: list[LandedFile]) -> DataFrame:
+    """Return the stream of all lines of these files: ``value``, ``file_path``."""
+    reader = (
         spark.readStream
         # The default skips a file that is more than seven days older than the newest: a late delivery would be
         # lost without a word.
         .option("maxFileAge", "36500d")
-        .text(f"{catalog.uri(volume)}/{source.name}/*/*.csv")
-        .select("value", F.col("_metadata.file_path").alias("file_path"))
     )
+    if _one_by_one(volume, files):
+        reader = reader.option("maxFilesPerTrigger", "1")
+    # By their names and not by `*/*.csv`: what else lies beside them cannot get in the way, and a file that is refused
+    # does not count as read.
+    names = ",".join(_as_choice(file.path) for file in files)
+    return _with_paths(reader.text(f"{_literally(_root(volume))}/{{{names}}}"))
+
+
+def lines_of(spark: SparkSession, volume: Path, files: list[LandedFile]) -> DataFrame:
+    """Return what :func:`read_lines` would, of these files as they are now, and not as a stream."""
+    return _with_paths(spark.read.text([_literally(f"{_root(volume)}/{file.path}") for file in files]))
+
+
+def _with_paths(lines: DataFrame) -> DataFrame:
+    return lines.select("value", F.col("_metadata.file_path").alias("file_path"))
+
+
+def _root(volume: Path) -> str:
+    # Without a scheme a cluster would look in its own file system. No URI: Spark would not decode what stands in it.
+    return str(volume) if on_databricks() else f"file:{volume}"
+
+
+_OF_PATTERNS = set("{}[]*?\\")
+
+
+def _one_by_one(volume: Path, files: list[LandedFile]) -> bool:
+    """Whether each file must have a micro-batch of its own.
+
+    When Spark reads a path with such a character, it takes it for a pattern once more, and reads all other files of the
+    micro-batch twice.
+    """
+    return any(set(str(volume / file.path)) & _OF_PATTERNS for file in files)
+
+
+def _literally(path: str) -> str:
+    """Return the pattern that matches this path and no other."""
+    return "".join(f"\\{c}" if c in _OF_PATTERNS else c for c in path)
+
+
+def _as_choice(path: str) -> str:
+    """Return the same for the inside of ``{...,...}``, which is taken apart before each part is taken for a pattern."""
+    return "".join(f"\\{c}" if c in "{},\\" else c for c in _literally(path))
+
+
+def ingested_files(source: Source, settings: Settings) -> set[str]:
+    """Return the files that the source's stream has read, or is about to, by its checkpoint: paths in the volume."""
+    found = set()
+    for note in (checkpoint_path(source, settings) / "stream" / "sources" / "0").glob("[0-9]*"):
+        for line in note.read_text(encoding="utf-8").splitlines()[1:]:
+            with suppress(ValueError):
+                found.add("/".join(unquote(json.loads(line)["path"]).split("/")[-3:]))
+    return found
 
 
 def checkpoint_path(source: Source, settings: Settings) -> Path:
@@ -147,26 +225,16 @@ def _drifted(source: Source, files: list[LandedFile]) -> dict[str, list[str]]:
     return {file.path: sorted(set(file.header) - known) for file in files if set(file.header) - known}
 
 
-def _landed(volume: Path, sources: list[Source]) -> dict[str, list[LandedFile]]:
-    landed, problems, hint = {}, [], ""
-    for source in sources:
-        try:
-            landed[source.name] = landed_files(volume, source)
-        except SourceError as error:
-            problems += error.problem.splitlines()[1:]
-            hint = error.hint
-    if problems:
-        raise SourceError("\n".join(["Files that cannot be ingested:", *problems]), hint)
-    return landed
-
-
 def _checkpoint(spark: SparkSession, source: Source, volume: Path, settings: Settings) -> str:
     table = source.bronze_table
-    table_id, version = catalog.identity(spark, table)
+    standing = catalog.standing(spark, table)
+    assert standing is not None
+    # A table may have versions and no row yet.
+    is_filled = standing.version > 0 and standing.bytes != 0
     return checkpoints.claimed(
         checkpoint_path(source, settings),
-        {table: table_id, "landing zone": str(volume)},
-        [table] if version else [],
+        {table: standing.table_id, "landing zone": str(volume)},
+        [table] if is_filled else [],
         f"run `shopmetrics reset {table}`, then ingest again: the files in {volume} are still there",
     )
 
@@ -175,23 +243,32 @@ def _start(
     spark: SparkSession, source: Source, files: list[LandedFile], volume: Path, checkpoint: str
 ) -> StreamingQuery:
     headers = [file.header_line for file in files]
-    lines = read_lines(spark, source, volume)
+    lines = read_lines(spark, source, volume, files)
     # Counted while the rows pass, instead of by further jobs afterwards. Every file has one header.
     rows = parse_lines(lines.observe("lines", F.count_if(F.col("value").isin(headers)).alias("files")), source, files)
-    # Spark lists the files after we have read their headers. One that lands in between has no header here: the batch
-    # fails, and the next run, which has it, does it.
+    # A run that died may have planned a batch with a file that is gone since, or that was changed and is refused now.
     is_known = F.col("source_file").isin([file.path for file in files])
-    unknown = F.raise_error(F.concat("source_file", F.lit(" landed after the headers were read")))
+    unknown = F.raise_error(F.concat("source_file", F.lit(" was to be read by a run that died, and was changed since")))
     rows = rows.withColumn("source_file", F.when(is_known, F.col("source_file")).otherwise(unknown))
     drifted = [F.bool_or(F.col("source_file") == path).alias(path) for path in _drifted(source, files)]
     counted = rows.observe("rows", F.count(F.lit(1)).alias("rows"), F.count("_malformed").alias("malformed"), *drifted)
-    return (
+    writer = (
         counted.writeStream.format("delta")
         .queryName(f"bronze_{source.name}")
         .option("checkpointLocation", checkpoint)
         .trigger(availableNow=True)
-        .toTable(source.bronze_table)
     )
+    if not _one_by_one(volume, files):
+        return writer.toTable(source.bronze_table)
+    # The counts come with the progress of each micro-batch, of which Spark keeps a hundred.
+    spark.conf.set(_PROGRESS_KEPT, str(len(files) + 1))
+    try:
+        return writer.toTable(source.bronze_table)
+    finally:
+        spark.conf.unset(_PROGRESS_KEPT)
+
+
+_PROGRESS_KEPT = "spark.sql.streaming.numRecentProgressUpdates"
 
 
 def _observed(metrics: Row) -> dict[str, int]:
@@ -201,9 +278,7 @@ def _observed(metrics: Row) -> dict[str, int]:
     return fields
 
 
-def _finish(
-    spark: SparkSession, source: Source, files: list[LandedFile], query: StreamingQuery | None, volume: Path
-) -> Ingested:
+def _finish(spark: SparkSession, source: Source, found: Landed, query: StreamingQuery | None) -> Ingested:
     counts = {"files": 0, "rows": 0, "malformed": 0}
     drift: dict[str, list[str]] = {}
     if query:
@@ -212,12 +287,6 @@ def _finish(
         try:
             query.awaitTermination()
         except StreamingQueryException as error:
-            late = {file.path for file in landed_files(volume, source)} - {file.path for file in files}
-            if late:
-                raise PipelineError(
-                    f"{', '.join(sorted(late))} landed while the run into {source.bronze_table} began.",
-                    "run again: nothing was written, and nothing is lost",
-                ) from error
             raise PipelineError(
                 f"Ingesting {source.name} into {source.bronze_table} failed: {first_line(error)}",
                 "mend the cause and run again; files already ingested are not read twice",
@@ -225,9 +294,18 @@ def _finish(
         for progress in query.recentProgress:
             for metrics in progress.get("observedMetrics", {}).values():
                 observed = _observed(metrics)
-                drift |= {path: columns for path, columns in _drifted(source, files).items() if observed.get(path)}
+                drift |= {
+                    path: columns for path, columns in _drifted(source, found.files).items() if observed.get(path)
+                }
                 for name in counts.keys() & observed.keys():
                     counts[name] += observed[name]
     return Ingested(
-        source.bronze_table, **counts, version=catalog.version(spark, source.bronze_table), extra_columns=drift
+        source.bronze_table,
+        counts["files"],
+        counts["rows"],
+        counts["malformed"],
+        version=catalog.version(spark, source.bronze_table),
+        extra_columns=drift,
+        refused=found.refused,
+        ignored=found.ignored,
     )

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 
 def start_over(spark: SparkSession, settings: Settings | None = None, *, send: Sequence[int] = ()) -> Cluster:
-    """Make the topic, the clickstream's tables and the producer's accounts anew, and return where the topic is.
+    """Make the topic, the clickstream's tables and the producer's accounts again, and return where the topic is.
 
     Args:
         spark: the session.
-        settings: the home, and the seed and scale of what is sent; left out, this process's.
+        settings: the home, and the seed and scale of what is sent; defaults to this process's settings.
         send: days of the virtual calendar that are then replayed into the topic, one event a second in the mean.
 
     Raises:

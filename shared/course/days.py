@@ -15,7 +15,7 @@ from shared.settings import CHECKOUT
 
 @dataclass(frozen=True)
 class Day:
-    """One day: a notebook to run, a lesson to read, a contract that holds afterwards.
+    """One day: a notebook to run, a lesson to read, checks that hold afterwards.
 
     ``minutes`` is what a reader needs for lesson and notebook together, not what the machine needs. ``own_engine`` says
     that the day looks into the home's engine, ends it or kills it, so that no engine elsewhere will do.
@@ -59,6 +59,12 @@ DAYS = (
     Day(11, "clickstream_producer", "Clickstream producer", week=2, minutes=60),
     Day(12, "streaming_bronze", "Streaming bronze", week=2, minutes=60, own_engine=True),
     Day(13, "streaming_silver_gold", "Streaming silver and gold", week=2, minutes=90),
+    Day(14, "secrets", "Secrets", week=3, minutes=45, own_engine=True),
+    Day(15, "asset_bundle", "Asset bundle", week=3, minutes=60),
+    Day(16, "test_suite", "Test suite", week=3, minutes=55),
+    Day(17, "ci", "CI", week=3, minutes=45),
+    Day(18, "cd", "CD", week=3, minutes=45),
+    Day(19, "scheduling_data_quality", "Scheduling and data quality", week=3, minutes=65),
 )
 """Every day that is built, in order."""
 
@@ -95,7 +101,7 @@ def day(number: int) -> Day:
 
 
 def select(first: int | None = None, last: int | None = None) -> tuple[Day, ...]:
-    """Return the days from ``first`` through ``last``; left out, from the first and through the last there is.
+    """Return the days from ``first`` through ``last``; they default to the first and the last day.
 
     Raises:
         CourseError: if either is not a day, or if they leave nothing to run.

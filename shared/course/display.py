@@ -17,6 +17,7 @@ import inspect
 import json
 import re
 import textwrap
+import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,13 +26,16 @@ from typing import TYPE_CHECKING, Any
 
 from shared.course.table import Cell, Rows, Table, numeric_columns, shortened, take, text
 from shared.errors import CourseError
-from shared.settings import CHECKOUT, Settings, get_settings
+from shared.settings import CHECKOUT, get_settings
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
     from pyspark.sql import SparkSession
 
     from shared.course.table import Tabular
+
+_BEGUN = time.time()
+"""A notebook imports this module in its first cells, before it changes a table."""
 
 PICTURE_WIDTH = 760
 """Pixels that the picture of a figure takes on the page; it is drawn sharper than that."""
@@ -256,7 +260,7 @@ def diagram(name: str, alt: str = "") -> None:
 
     Args:
         name: the box.
-        alt: what the diagram says; left out, the picture's own description.
+        alt: what the diagram says; defaults to the picture's own description.
 
     Raises:
         CourseError: if there is no such diagram, with those that there are.
@@ -273,17 +277,32 @@ def _description(svg: str) -> str:
     return " ".join(root.findtext(f"{{http://www.w3.org/2000/svg}}{tag}", "") for tag in ("title", "desc"))
 
 
-def lakehouse_state(spark: SparkSession, settings: Settings | None = None) -> None:
-    """Show what stands so far: every table with its newest version and its rows, layer by layer."""
+def lakehouse_state(spark: SparkSession, all_tables: bool = False) -> None:
+    """Show what this notebook has changed, layer by layer: the versions and the rows that it added to each table.
+
+    The same whatever other days have done: of a table that was there before, what was there is not counted. A table's
+    creation is no version added.
+
+    Args:
+        spark: the session.
+        all_tables: show every table as it stands, with its version and its rows.
+    """
     from shared import catalog
 
-    states = catalog.state(spark)
+    before = dict.fromkeys(catalog.tables(spark)) if all_tables else catalog.changed_since(spark, _BEGUN)
     rows = []
-    for schema in catalog.SCHEMAS:
-        here = [entry for entry in states if entry.table.startswith(f"{schema}.")]
-        rows += [[Cell(e.table), Cell(str(e.version)), Cell(f"{e.rows:,}")] for e in here]
-        rows += [] if here else [[Cell(f"{schema}: none yet"), Cell(""), Cell("")]]
-    put_table(Table(["table", "version", "rows"], [False, True, True], rows, "State of your lakehouse"))
+    for entry in catalog.state(spark, list(before)) if before else []:
+        version, count, earlier = entry.version, entry.rows, before[entry.table]
+        if earlier is not None:
+            version -= earlier
+            count -= spark.read.option("versionAsOf", str(earlier)).table(entry.table).count()
+        rows.append([Cell(entry.table), Cell(str(version)), Cell(f"{count:,}")])
+    columns = ["table", "version", "rows"] if all_tables else ["table", "versions added", "rows added"]
+    table = Table(columns, [False, True, True], rows, "State of your lakehouse")
+    if not all_tables:
+        changed = "what this notebook changed" if rows else "this notebook changed no table"
+        table.notes.append(f"{changed}; all tables: display.lakehouse_state(spark, all_tables=True)")
+    put_table(table)
 
 
 def source(function: Callable[..., Any] | type, docstring: bool = True) -> None:
@@ -319,7 +338,7 @@ def expect_error(*kinds: type[BaseException], lines: int | None = None) -> Itera
 
     Args:
         kinds: the classes of error that are expected.
-        lines: how many lines of its message to show; left out, all.
+        lines: how many lines of its message to show; defaults to all.
 
     Raises:
         CourseError: if the block ends without an error.

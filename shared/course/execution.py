@@ -24,6 +24,7 @@ import psutil
 
 from shared.errors import CourseError
 from shared.runtime import kafka, spark
+from shared.runtime.memory import kill_counter, limit
 from shared.runtime.process import read_record
 from shared.settings import PREFIX, Settings
 
@@ -38,6 +39,7 @@ SAMPLE_EVERY = 0.2
 LAST_WORDS = 5
 """Lines that are quoted from a dead kernel's stderr."""
 
+_KILLED = "the system killed it, because everything together needed more than {limit}"
 _USUAL_DEATH = "usually the machine had no memory left for it, or the cell ended the process"
 
 
@@ -126,7 +128,7 @@ def execute(
         settings: what the kernel sees as its settings; above all the home.
         parameters: values to put in a cell below the one tagged ``parameters``.
         save_to: where the executed copy is kept, saved after every cell.
-        progress: the label of papermill's progress bar; left out, there is none.
+        progress: the label of papermill's progress bar; without it there is none.
 
     Raises:
         CourseError: if the notebook cannot be read. A failing cell is not raised but returned.
@@ -147,6 +149,7 @@ def execute(
     notebook = remove_error_markers(notebook)
     pids: list[int] = []
     started, dead = time.monotonic(), ""
+    killed = kill_counter()
     # What the kernel process itself says, as opposed to a cell: its last words, if it dies.
     with (
         tempfile.TemporaryFile() as stderr,
@@ -167,7 +170,8 @@ def execute(
         except DeadKernelError:
             stderr.seek(0)
             words = stderr.read().decode(errors="replace").strip().splitlines()[-LAST_WORDS:]
-            dead = "\n".join([f"the kernel died: {_USUAL_DEATH}", *words])
+            death = _KILLED.format(limit=limit()) if killed.now() > killed.count else _USUAL_DEATH
+            dead = "\n".join([f"the kernel died: {death}", *words])
     if save_to:
         write_ipynb(notebook, str(save_to))
     return Execution(notebook, time.monotonic() - started, memory.peak_mb, _failure(notebook, dead))
@@ -236,7 +240,7 @@ class PeakMemory(AbstractContextManager["PeakMemory"]):
     """Watches the resident memory of some processes while a block runs.
 
     Args:
-        pids: the processes to add up, asked anew each time, because they come and go.
+        pids: the processes to add up, asked again each time, because they come and go.
 
     Example:
         >>> with PeakMemory(lambda: [os.getpid()]) as memory:

@@ -70,7 +70,7 @@ def refresh(days: Sequence[Day] | None = None, console: Console | None = None) -
 
     Args:
         days: which; the first of them must not need what an earlier one makes. Left out, all.
-        console: where progress is shown; left out, nowhere.
+        console: where progress is shown; defaults to nowhere.
 
     Raises:
         CourseError: if a cell fails; or if a figure needs a picture and no browser is found to draw it.

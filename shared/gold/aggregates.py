@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from pyspark.sql import functions as F
 
-from shared.layer import FEED_COLUMNS
 from shared.rules import named_in
 
 if TYPE_CHECKING:
@@ -68,17 +67,4 @@ def touched_groups(feed: DataFrame, definition: GoldDefinition) -> DataFrame:
         .where("difference != 0")
         .select(*definition.group_by)
         .distinct()
-    )
-
-
-def net_changes(feed: DataFrame) -> DataFrame:
-    """Return what a change data feed comes down to: each row once, with ``came`` and ``difference``.
-
-    ``came`` says how often the row was inserted or updated to; ``difference``, how often more than it went. A row that
-    came and went again, because it was wrong and has been corrected, has the difference 0: it is not there any more.
-    """
-    columns = [name for name in feed.columns if name not in FEED_COLUMNS]
-    came = F.col("_change_type").isin("insert", "update_postimage")
-    return feed.groupBy(*columns).agg(
-        F.count_if(came).alias("came"), F.sum(F.when(came, 1).otherwise(-1)).alias("difference")
     )

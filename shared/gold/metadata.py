@@ -79,7 +79,12 @@ class GoldDefinition(Definition):
     @property
     def gate(self) -> tuple[Rule, ...]:
         """All rules: those that every table has, then its own."""
-        return (*(not_null(column, "fail") for column in self.group_by), *self.rules)
+        return (*self.key_rules, *self.rules)
+
+    @property
+    def key_rules(self) -> tuple[Rule, ...]:
+        """The rules that every table has, of the rows that count: no column of its key is NULL."""
+        return tuple(not_null(column, "fail") for column in self.group_by)
 
     @property
     def expressions(self) -> list[str]:

@@ -11,15 +11,16 @@ from typing import Literal
 
 import psutil
 
-from shared.errors import ShopMetricsError
-from shared.runtime import jars, java, kafka, spark, startup_cache
-from shared.runtime.process import choose_port, read_record
+from shared.errors import EngineError, ShopMetricsError
+from shared.runtime import jars, java, kafka, setup, spark, startup_cache
+from shared.runtime.memory import kill_counter, memory
+from shared.runtime.process import choose_port, log_tail, read_record
 from shared.settings import CHECKOUT, Settings, get_settings
 
 Verdict = Literal["ok", "warning", "problem"]
 
 LOW_DISK_GB = 2.0
-LOW_MEMORY_GB = 2.5
+LOW_MEMORY_GB = {"standard": 2.5, "small": 1.2}
 
 
 @dataclass(frozen=True)
@@ -103,13 +104,16 @@ def _startup_cache(settings: Settings) -> Finding:
         cache = startup_cache.cache_path(settings, chosen, spark.class_path_if_complete(settings))
     except (ShopMetricsError, FileNotFoundError):
         return Finding("Start-up cache", "warning", "cannot exist before Java and jars do", "run `make setup`")
-    if not settings.startup_cache:
-        return Finding("Start-up cache", "warning", "switched off", "unset SHOPMETRICS_STARTUP_CACHE")
-    if chosen.major < startup_cache.OLDEST_JAVA:
-        return Finding("Start-up cache", "warning", f"not with Java {chosen.major}", "starts take some seconds longer")
-    if not cache.is_file():
-        return Finding("Start-up cache", "warning", "none for this environment", "run `make setup`")
-    return Finding("Start-up cache", "ok", f"{cache} ({cache.stat().st_size / 2**20:.0f} MB)")
+    obstacle = startup_cache.why_not(settings, chosen)
+    if obstacle:
+        return Finding("Start-up cache", "warning", f"none: {obstacle}", "the engine starts more slowly, else the same")
+    if cache.is_file():
+        return Finding("Start-up cache", "ok", f"{cache} ({cache.stat().st_size / 2**20:.0f} MB)")
+    if startup_cache.is_being_made(settings):
+        return Finding("Start-up cache", "ok", "being made in the background; until then the engine starts without it")
+    log = setup.log_path(settings)
+    failed = f"; the last attempt failed:\n{log_tail(log)}" if log.is_file() and "error" in log.read_text() else ""
+    return Finding("Start-up cache", "warning", f"none for this engine{failed}", "run `make setup`")
 
 
 def _home(settings: Settings) -> Finding:
@@ -125,8 +129,15 @@ def _home(settings: Settings) -> Finding:
 
 def _memory(settings: Settings) -> Finding:
     available = psutil.virtual_memory().available / 2**30
-    found = f"{available:.1f} GB available, the engine may use {settings.server_memory} of heap"
-    if available < LOW_MEMORY_GB and not spark.running(settings):
+    here = memory(settings)
+    killed = kill_counter().count
+    killings = f"; the system has killed {killed} processes for lack of memory so far" if killed else ""
+    found = f"{here}; {available:.1f} GB are available{killings}"
+    try:
+        here.check()
+    except EngineError as error:
+        return Finding("Memory", "problem", error.problem, error.hint)
+    if available < LOW_MEMORY_GB[here.profile.name] and not spark.running(settings):
         return Finding("Memory", "warning", found, "close something, or lower SHOPMETRICS_SERVER_MEMORY")
     return Finding("Memory", "ok", found)
 

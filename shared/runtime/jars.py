@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import ssl
 import subprocess
 import tempfile
+import time
 import tomllib
 import warnings
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 from xml.sax.saxutils import quoteattr
@@ -62,6 +67,53 @@ def pyspark_jars() -> Path:
     return Path(pyspark.__file__).parent / "jars"
 
 
+def shared_pyspark_jars(settings: Settings) -> list[Path]:
+    """Return pyspark's own jars in a fixed order, at a path in the cache directory that all checkouts share.
+
+    Hard links to the installed ones, or copies where a link is not possible; missing ones are added. An installed jar
+    that differs from the shared one of its name, or cannot be added, makes this return the installed ones.
+    """
+    paths = pyspark_jar_paths(settings)
+    directory = _shared_directory(settings)
+    if paths[0].parent != directory:
+        with suppress(OSError):
+            directory.mkdir(parents=True, exist_ok=True)
+            with FileLock(directory / ".lock"):
+                for jar in paths:
+                    if not (directory / jar.name).exists():
+                        _link_or_copy(jar, directory / jar.name)
+        paths = pyspark_jar_paths(settings)
+    return paths
+
+
+def pyspark_jar_paths(settings: Settings) -> list[Path]:
+    """Return the jars of :func:`shared_pyspark_jars` without adding any: the installed ones until all are shared."""
+    installed = sorted(pyspark_jars().glob("*.jar"))
+    directory = _shared_directory(settings)
+    shared = [directory / jar.name for jar in installed]
+    try:
+        same = all(ours.stat().st_size == theirs.stat().st_size for ours, theirs in zip(shared, installed, strict=True))
+    except FileNotFoundError:
+        same = False
+    return shared if same else installed
+
+
+def _shared_directory(settings: Settings) -> Path:
+    return settings.cache_dir / "jars" / f"pyspark-{version('pyspark')}"
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or a file of somebody else
+        scratch = target.with_suffix(".part")
+        try:
+            shutil.copy2(source, scratch)
+            os.replace(scratch, target)
+        finally:
+            scratch.unlink(missing_ok=True)
+
+
 def is_intact(path: Path, jar: Jar) -> bool:
     """Whether this file holds exactly the listed content."""
     if not path.is_file() or path.stat().st_size != jar.bytes:
@@ -76,8 +128,12 @@ def wanting(settings: Settings, servers: tuple[Server, ...] = SERVERS) -> list[J
     return [jar for server in servers for jar in listed_jars(server) if not is_intact(directory / jar.filename, jar)]
 
 
-def ensure_jars(settings: Settings | None = None, *servers: Server) -> list[Path]:
+def ensure_jars(
+    settings: Settings | None = None, *servers: Server, told: Callable[[int], object] = lambda arrived: None
+) -> list[Path]:
     """Return the paths of all listed jars of these servers, fetching those that are missing or damaged.
+
+    ``told`` is called once a second with the bytes that have arrived.
 
     Raises:
         EngineError: naming the jars that could not be had, why, and what to do.
@@ -86,13 +142,22 @@ def ensure_jars(settings: Settings | None = None, *servers: Server) -> list[Path
     servers = servers or SERVERS
     if wanting(settings, servers):
         directory = settings.cache_dir / "jars"
-        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / ".lock").touch()
+        except OSError as error:
+            raise EngineError(
+                f"The jars cannot be kept in {directory}: {error.strerror}.",
+                "set SHOPMETRICS_CACHE_DIR to a directory that you may write to, then run `make setup`",
+            ) from error
         with FileLock(directory / ".lock"):
+            before = 0
             # One after the other: a resolver asked for two versions of one jar brings the newer only.
             for server in servers:
                 wanted = wanting(settings, (server,))
                 if wanted:
-                    _fetch(wanted, directory, find_java(settings))
+                    _fetch(wanted, directory, find_java(settings), _counted_from(before, told))
+                    before += sum(jar.bytes for jar in wanted)
     return [path for server in servers for path in jar_paths(settings, server)]
 
 
@@ -101,14 +166,18 @@ def jar_paths(settings: Settings, server: Server) -> list[Path]:
     return [settings.cache_dir / "jars" / jar.filename for jar in listed_jars(server)]
 
 
-def _fetch(wanted: list[Jar], directory: Path, java: Java) -> None:
+def _counted_from(before: int, told: Callable[[int], object]) -> Callable[[int], object]:
+    return lambda arrived: told(before + arrived)
+
+
+def _fetch(wanted: list[Jar], directory: Path, java: Java, told: Callable[[int], object]) -> None:
     damaged = [jar.filename for jar in wanted if (directory / jar.filename).exists()]
     first, rest = wanted[0].filename, len(wanted) - 1
     what = first + (f" and {rest} more jars" if rest else "")
     what += f" ({'damaged: ' + ', '.join(damaged) if damaged else 'missing'})"
     with tempfile.TemporaryDirectory(dir=directory, prefix=".resolve-") as scratch_name:
         scratch = Path(scratch_name)
-        log = _run_ivy(wanted, scratch, java, what)
+        log = _run_ivy(wanted, scratch, java, what, told)
         for jar in wanted:
             arrived = scratch / "jars" / jar.filename
             if not arrived.is_file():
@@ -124,7 +193,7 @@ def _fetch(wanted: list[Jar], directory: Path, java: Java) -> None:
             os.replace(scratch / "jars" / jar.filename, directory / jar.filename)
 
 
-def _run_ivy(wanted: list[Jar], scratch: Path, java: Java, what: str) -> str:
+def _run_ivy(wanted: list[Jar], scratch: Path, java: Java, what: str, told: Callable[[int], object]) -> str:
     ivy = next(pyspark_jars().glob("ivy-*.jar"), None)
     if ivy is None:
         raise EngineError(f"No ivy jar in {pyspark_jars()}.", "reinstall pyspark: `make clean setup`")
@@ -143,18 +212,23 @@ def _run_ivy(wanted: list[Jar], scratch: Path, java: Java, what: str) -> str:
     command = [str(java.executable), *_truststore(scratch), "-jar", str(ivy), "-ivy", str(module)]
     command += ["-confs", "default", "-cache", str(scratch / "ivy-cache")]
     command += ["-retrieve", str(scratch / "jars" / "[artifact]-[revision].[ext]")]
-    try:
-        answer = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=RESOLVE_TIMEOUT
-        )
-    except subprocess.TimeoutExpired:
-        raise EngineError(
-            f"Fetching {what} took longer than {RESOLVE_TIMEOUT} s.",
-            "run `make setup` again on a better line",
-        ) from None
-    if answer.returncode:
-        raise EngineError(f"Cannot fetch {what}.\n{_cause(answer.stdout)}", _advice(java))
-    return answer.stdout
+    deadline = time.monotonic() + RESOLVE_TIMEOUT
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        while True:
+            try:
+                said, _ = process.communicate(timeout=1.0)
+                break
+            except subprocess.TimeoutExpired:
+                told(sum(file.stat().st_size for file in (scratch / "ivy-cache").rglob("*.jar*")))
+                if time.monotonic() > deadline:
+                    process.kill()
+                    raise EngineError(
+                        f"Fetching {what} took longer than {RESOLVE_TIMEOUT} s.",
+                        "run `make setup` again on a better line",
+                    ) from None
+    if process.returncode:
+        raise EngineError(f"Cannot fetch {what}.\n{_cause(said)}", _advice(java))
+    return said
 
 
 def _truststore(scratch: Path) -> list[str]:

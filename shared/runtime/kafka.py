@@ -4,11 +4,15 @@
 such as Confluent Cloud, with the credentials ``KAFKA_API_KEY`` and ``KAFKA_API_SECRET``; else a local broker, which it
 starts once and leaves running. The local broker asks for the same kind of credentials, generated at its first start
 and kept where all secrets are, so the code that talks to it is the code that talks to the cloud.
+
+That first key is the home's own. ``issue_key`` makes further ones while the broker runs, one for each application, and
+``revoke_key`` takes one back.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import secrets as random
@@ -16,8 +20,9 @@ import subprocess
 import time
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping
-from contextlib import suppress
+from bisect import bisect_right
+from collections.abc import Collection, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,9 +33,11 @@ from pydantic import SecretStr
 
 from shared import secrets
 from shared.errors import BrokerError, EngineError, SecretError
+from shared.masking import hide
 from shared.private import private_directory, write_private
 from shared.runtime.jars import ensure_jars, pyspark_jars
 from shared.runtime.java import find_java
+from shared.runtime.memory import memory
 from shared.runtime.process import (
     LOOPBACK,
     ServerRecord,
@@ -57,19 +64,35 @@ SEGMENT_HOURS = 1
 """Kafka removes whole segments of a partition, and only those that are no longer written to: by so much, a record may
 outlive its retention."""
 
-SERVERS, KEY, SECRET, PROTOCOL = (
+SERVERS, KEY, SECRET, PROTOCOL, MECHANISM = (
     "KAFKA_BOOTSTRAP_SERVERS",
     "KAFKA_API_KEY",
     "KAFKA_API_SECRET",
     "KAFKA_SECURITY_PROTOCOL",
+    "KAFKA_SASL_MECHANISM",
 )
-"""The secrets that name a cluster. The last is SASL_SSL unless it says otherwise."""
+"""What names a cluster; of these, only ``SECRET`` is masked. The last two are SASL_SSL and PLAIN unless they say
+otherwise, as Confluent Cloud asks for."""
 
 ANSWER_TIMEOUT = 10.0
 """Seconds in which a cluster must answer a question about itself."""
 
 DATA = "log"
 """The directory of the broker's data, in the one it is started in."""
+
+PLAIN, SCRAM = "PLAIN", "SCRAM-SHA-512"
+
+_LOGIN_MODULES = {
+    PLAIN: "org.apache.kafka.common.security.plain.PlainLoginModule",
+    SCRAM: "org.apache.kafka.common.security.scram.ScramLoginModule",
+}
+
+REAUTHENTICATION_SECONDS = 5
+"""After so long, the local broker asks a connection that was opened with an issued key for the secret again."""
+
+ITERATIONS, _REVOKED = 4096, 4097
+"""How often SCRAM hashes a secret: the least that Kafka accepts, which is enough for one of 256 random bits. The second
+number marks a key that is revoked."""
 
 MAIN_CLASS, FORMAT_CLASS = "kafka.Kafka", "kafka.tools.StorageTool"
 
@@ -91,28 +114,35 @@ class Cluster:
     security_protocol: str
     is_local: bool
     """Whether it is the broker of this home."""
+    mechanism: str = PLAIN
+    """How key and secret are shown to the broker: ``PLAIN``, or ``SCRAM-SHA-512``, which does not send the secret."""
 
     def client_config(self) -> dict[str, str | int | float | bool]:
         """Return the configuration of a ``confluent_kafka`` client, the secret in it."""
         return {
             "bootstrap.servers": self.bootstrap_servers,
             "security.protocol": self.security_protocol,
-            "sasl.mechanism": "PLAIN",
+            "sasl.mechanism": self.mechanism,
             "sasl.username": self.key,
             "sasl.password": self.secret.get_secret_value(),
         }
 
     def spark_options(self) -> dict[str, str]:
-        """Return the options of Spark's Kafka source, the secret in them."""
+        """Return the options of Spark's Kafka source, the secret in them.
+
+        A message of a transaction that was aborted, or is still open, is not read.
+        """
         # On Databricks the Kafka client lives in a package of its own.
         shaded = "kafkashaded." if on_databricks() else ""
-        login = f"{shaded}org.apache.kafka.common.security.plain.PlainLoginModule"
+        login = f"{shaded}{_LOGIN_MODULES[self.mechanism]}"
         password = quoted(self.secret.get_secret_value())
         return {
             "kafka.bootstrap.servers": self.bootstrap_servers,
             "kafka.security.protocol": self.security_protocol,
-            "kafka.sasl.mechanism": "PLAIN",
+            "kafka.sasl.mechanism": self.mechanism,
             "kafka.sasl.jaas.config": f"{login} required username={quoted(self.key)} password={password};",
+            # By default Spark's client reads what was taken back, too; that of ``confluent_kafka`` does not.
+            "kafka.isolation.level": "read_committed",
         }
 
 
@@ -120,7 +150,8 @@ def connect(settings: Settings | None = None) -> Cluster:
     """Return how to reach Kafka, starting the local broker if no cluster is named and none runs.
 
     Raises:
-        BrokerError: if the local broker does not start, or ``KAFKA_SECURITY_PROTOCOL`` is unknown.
+        BrokerError: if the local broker does not start; or ``KAFKA_SECURITY_PROTOCOL`` or ``KAFKA_SASL_MECHANISM`` has
+            a value that is not supported.
         EngineError: if the port it is told to use is taken.
         SecretError: if a cluster is named without its key or secret.
 
@@ -130,15 +161,10 @@ def connect(settings: Settings | None = None) -> Cluster:
     settings = settings or get_settings()
     servers = named(settings)
     if servers:
-        given = secrets.find(PROTOCOL, settings)
-        protocol = given.get_secret_value() if given else "SASL_SSL"
-        if protocol not in ("SASL_SSL", "SASL_PLAINTEXT"):
-            raise BrokerError(
-                f"{PROTOCOL} is {protocol!r}; expected SASL_SSL or SASL_PLAINTEXT.",
-                f"unset {PROTOCOL} to use SASL_SSL, as Confluent Cloud asks for",
-            )
-        key = secrets.get(KEY, settings).get_secret_value()
-        return Cluster(servers, key, secrets.get(SECRET, settings), protocol, is_local=False)
+        protocol = _one_of(("SASL_SSL", "SASL_PLAINTEXT"), PROTOCOL, settings)
+        mechanism = _one_of((PLAIN, SCRAM), MECHANISM, settings)
+        key = secrets.get(KEY, settings, masked=False).get_secret_value()
+        return Cluster(servers, key, secrets.get(SECRET, settings), protocol, is_local=False, mechanism=mechanism)
     if on_databricks():
         raise SecretError(
             f"The secret {SERVERS} is nowhere, and no broker can be started on Databricks.",
@@ -149,12 +175,24 @@ def connect(settings: Settings | None = None) -> Cluster:
 
 def named(settings: Settings | None = None) -> str | None:
     """Return the address of the cluster in ``KAFKA_BOOTSTRAP_SERVERS``; None if the local broker serves."""
-    servers = secrets.find(SERVERS, settings)
+    servers = secrets.find(SERVERS, settings, masked=False)
     return servers.get_secret_value() if servers else None
 
 
+def _one_of(supported: tuple[str, ...], name: str, settings: Settings) -> str:
+    """Return the value of that name, the first of those that are supported if there is none."""
+    given = secrets.find(name, settings, masked=False)
+    value = given.get_secret_value() if given else supported[0]
+    if value not in supported:
+        raise BrokerError(
+            f"{name} is {value!r}; expected {' or '.join(supported)}.",
+            f"unset {name} to use {supported[0]}, as Confluent Cloud asks for",
+        )
+    return value
+
+
 def _cluster(record: ServerRecord, settings: Settings) -> Cluster:
-    key, secret = secrets.get(KEY, settings), secrets.get(SECRET, settings)
+    key, secret = secrets.get(KEY, settings, masked=False), secrets.get(SECRET, settings)
     return Cluster(f"{LOOPBACK}:{record.port}", key.get_secret_value(), secret, "SASL_PLAINTEXT", is_local=True)
 
 
@@ -191,7 +229,8 @@ def up(settings: Settings | None = None) -> ServerRecord:
     private_directory(settings.run)
     with FileLock(settings.run / "kafka.lock"):
         key, secret = _credentials(settings)
-        identity = hashlib.sha256(f"{key}\0{secret}".encode()).hexdigest()
+        # And the version of these lines: a broker that an older one started has no SCRAM.
+        identity = hashlib.sha256(f"{key}\0{secret}\0{SCRAM}".encode()).hexdigest()
         record = running(settings)
         if record and record.token == identity:
             return record
@@ -215,11 +254,12 @@ def down(settings: Settings | None = None) -> bool:
 
 
 def _credentials(settings: Settings) -> tuple[str, str]:
-    if not secrets.find(KEY, settings):
+    if not secrets.find(KEY, settings, masked=False):
         secrets.put(KEY, f"local-{random.token_hex(4)}", settings)
     if not secrets.find(SECRET, settings):
         secrets.put(SECRET, random.token_urlsafe(32), settings)
-    return secrets.get(KEY, settings).get_secret_value(), secrets.get(SECRET, settings).get_secret_value()
+    key = secrets.get(KEY, settings, masked=False)
+    return key.get_secret_value(), secrets.get(SECRET, settings).get_secret_value()
 
 
 def _start(settings: Settings, key: str, secret: str, identity: str) -> ServerRecord:
@@ -297,10 +337,16 @@ def _broker_properties(port: int, key: str, secret: str) -> dict[str, str | int]
         "listener.security.protocol.map": "CLIENT:SASL_PLAINTEXT,CONTROLLER:SASL_PLAINTEXT",
         "controller.listener.names": "CONTROLLER",
         "inter.broker.listener.name": "CLIENT",
-        "sasl.enabled.mechanisms": "PLAIN",
-        "sasl.mechanism.inter.broker.protocol": "PLAIN",
-        "sasl.mechanism.controller.protocol": "PLAIN",
+        # PLAIN is for the home's own key, SCRAM for those that are issued and revoked while the broker runs. The
+        # controller knows PLAIN only: it keeps the SCRAM keys, and must be reached before they can be read.
+        "sasl.enabled.mechanisms": PLAIN,
+        "listener.name.client.sasl.enabled.mechanisms": f"{PLAIN},{SCRAM}",
+        "sasl.mechanism.inter.broker.protocol": PLAIN,
+        "sasl.mechanism.controller.protocol": PLAIN,
         "listener.name.client.plain.sasl.jaas.config": login,
+        f"listener.name.client.{SCRAM.lower()}.sasl.jaas.config": f"{_LOGIN_MODULES[SCRAM]} required;",
+        # By default a client is asked once, when it connects: one whose key is revoked would go on.
+        f"listener.name.client.{SCRAM.lower()}.connections.max.reauth.ms": REAUTHENTICATION_SECONDS * 1_000,
         "listener.name.controller.plain.sasl.jaas.config": login,
         # Relative to where the broker is started: a home may have a comma in its name, which separates two here.
         "log.dirs": DATA,
@@ -329,7 +375,7 @@ def _java_command(settings: Settings) -> list[str]:
     ]
     jars = [*ensure_jars(settings, "broker"), *shipped]
     log4j = Path(__file__).parent / "log4j2.properties"
-    options = ["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:+IgnoreUnrecognizedVMOptions"]
+    options = [*memory(settings).profile.broker, "-XX:+IgnoreUnrecognizedVMOptions"]
     options += ["--enable-native-access=ALL-UNNAMED"] if java.major >= 22 else []
     options += ["--sun-misc-unsafe-memory-access=allow"] if java.major >= 24 else []
     class_path = os.pathsep.join(map(str, jars))
@@ -456,6 +502,97 @@ def _asked(cluster: Cluster, timeout: float) -> tuple[AdminClient, ClusterMetada
                 ) from error
 
 
+def issue_key(cluster: Cluster, key: str) -> Cluster:
+    """Give a key a new secret, and return how to reach the cluster with them. The key is made if there is none.
+
+    The broker knows the new secret when this returns, and refuses the one that the key had before. A client that is
+    connected with that one is refused too, on the local broker after ``REAUTHENTICATION_SECONDS`` at most. The secret
+    is random, of 256 bits; it is returned here and kept nowhere: :func:`shared.secrets.put` keeps it.
+
+    Args:
+        cluster: the cluster, reached with a key that may issue others: on the local broker, the home's own.
+        key: the name of the key; one for each application and generation, such as ``producer-2``.
+
+    Raises:
+        BrokerError: if the cluster does not answer, or issues no SCRAM keys, as Confluent Cloud does not.
+
+    Example:
+        >>> producer = kafka.issue_key(kafka.connect(), "producer-2")
+        >>> secrets.put("PRODUCER_SECRET", producer.secret)
+    """
+    secret = _new_secret(cluster, key, ITERATIONS)
+    issued = replace(cluster, key=key, secret=secret, mechanism=SCRAM)
+    # The broker that answers clients learns of it a moment later.
+    deadline = time.monotonic() + ANSWER_TIMEOUT
+    while True:
+        try:
+            metadata(issued)
+            return issued
+        except BrokerError:
+            if time.monotonic() >= deadline:
+                raise
+
+
+def revoke_key(cluster: Cluster, key: str) -> bool:
+    """Make sure that a key that was issued is refused. Returns whether there was one.
+
+    A client that is connected with it is refused on the local broker after ``REAUTHENTICATION_SECONDS`` at most.
+
+    Raises:
+        BrokerError: if the cluster does not answer, or issues no SCRAM keys.
+    """
+    if key not in keys(cluster):
+        return False
+    # Not deleted: a broker of Kafka 4.3.1 that finds a deletion in its log when it starts knows no SCRAM keys at all.
+    _new_secret(cluster, key, _REVOKED)
+    return True
+
+
+def keys(cluster: Cluster) -> list[str]:
+    """Return the keys that were issued and not revoked, in alphabetical order.
+
+    Raises:
+        BrokerError: if the cluster does not answer, or issues no SCRAM keys.
+    """
+    from confluent_kafka import KafkaException
+
+    client, _ = _asked(cluster, ANSWER_TIMEOUT)
+    try:
+        asked: Any = client.describe_user_scram_credentials(request_timeout=ANSWER_TIMEOUT)
+        known = asked.result()
+    except KafkaException as error:
+        raise _no_keys(cluster, "names no keys", error) from error
+    return sorted(
+        key
+        for key, described in known.items()
+        if any(one.iterations != _REVOKED for one in described.scram_credential_infos)
+    )
+
+
+def _new_secret(cluster: Cluster, key: str, iterations: int) -> SecretStr:
+    """Give a key a secret that nobody has had before, and return it."""
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin._scram import ScramCredentialInfo, ScramMechanism, UserScramCredentialUpsertion
+
+    secret = random.token_urlsafe(32)
+    hide(secret)
+    how = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, iterations)
+    client, _ = _asked(cluster, ANSWER_TIMEOUT)
+    change = UserScramCredentialUpsertion(key, how, secret.encode())
+    try:
+        client.alter_user_scram_credentials([change], request_timeout=ANSWER_TIMEOUT)[key].result()
+    except KafkaException as error:
+        raise _no_keys(cluster, f"does not change the key {key!r}", error) from error
+    return SecretStr(secret)
+
+
+def _no_keys(cluster: Cluster, what: str, error: KafkaException) -> BrokerError:
+    return BrokerError(
+        f"Kafka at {cluster.bootstrap_servers} {what}: {error.args[0].str()}.",
+        "see whether your key may do so; Confluent Cloud issues keys in its console, or by `confluent api-key create`",
+    )
+
+
 def create_topic(
     cluster: Cluster,
     topic: str = TOPIC,
@@ -578,17 +715,31 @@ def _not_told(cluster: Cluster, topic: str, error: KafkaException) -> BrokerErro
 def end_offsets(cluster: Cluster, topic: str = TOPIC) -> dict[int, int]:
     """Return for each partition of a topic the offset that its next record will have.
 
+    While a transaction is open, that is the offset of its first record: from there on nothing can be read yet.
+
     Raises:
         BrokerError: if the cluster does not answer, or has no such topic.
     """
-    from confluent_kafka import KafkaError, KafkaException, TopicPartition
+    return _offsets(cluster, topic, "latest")
+
+
+def first_offsets(cluster: Cluster, topic: str = TOPIC) -> dict[int, int]:
+    """Return for each partition of a topic the first offset that Kafka still keeps; its end if it keeps nothing.
+
+    Raises:
+        BrokerError: if the cluster does not answer, or has no such topic.
+    """
+    return _offsets(cluster, topic, "earliest")
+
+
+def _offsets(cluster: Cluster, topic: str, which: str) -> dict[int, int]:
+    from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
     from confluent_kafka.admin._listoffsets import OffsetSpec
 
     client, known = _asked(cluster, ANSWER_TIMEOUT)
     if topic not in known.topics:
         raise _no_topic(cluster, topic, known)
-    end: Any = OffsetSpec
-    latest = {TopicPartition(topic, number): end.latest() for number in known.topics[topic].partitions}
+    asked = {TopicPartition(topic, number): getattr(OffsetSpec, which)() for number in known.topics[topic].partitions}
     not_yet = (
         KafkaError.NOT_LEADER_FOR_PARTITION,
         KafkaError.LEADER_NOT_AVAILABLE,
@@ -599,9 +750,63 @@ def end_offsets(cluster: Cluster, topic: str = TOPIC) -> dict[int, int]:
     deadline = time.monotonic() + ANSWER_TIMEOUT
     while True:
         try:
-            answers = client.list_offsets(latest, request_timeout=ANSWER_TIMEOUT)
+            answers = client.list_offsets(
+                asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=ANSWER_TIMEOUT
+            )
             return {place.partition: answer.result().offset for place, answer in answers.items()}
         except KafkaException as error:
             # A topic that was just made, or a broker that was just started, has no leaders yet.
             if error.args[0].code() not in not_yet or time.monotonic() >= deadline:
                 raise _not_told(cluster, topic, error) from error
+
+
+def messages_within(cluster: Cluster, topic: str, spans: Collection[tuple[int, int, int]]) -> list[tuple[int, int]]:
+    """Return partition and offset of every message that can be read in these spans of a topic.
+
+    An offset of a span that is not returned holds no message: Kafka's own mark of where a transaction ended, a message
+    of a transaction that was aborted, or nothing, because Kafka has removed it.
+
+    Args:
+        cluster: where the topic is.
+        topic: the topic.
+        spans: partition, first offset, and the offset after the last.
+
+    Raises:
+        BrokerError: if the cluster does not answer.
+    """
+    from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+    ordered = sorted(spans)
+    begins = {partition: first for partition, first, _ in reversed(ordered)}
+    ends = {partition: end for partition, _, end in ordered}
+    found: list[tuple[int, int]] = []
+    config = cluster.client_config() | {
+        "group.id": f"{topic}-spans",
+        "enable.auto.commit": False,
+        "enable.partition.eof": True,
+        "isolation.level": "read_committed",
+        "auto.offset.reset": "earliest",
+        "log_level": 0,
+    }
+    with closing(Consumer(config)) as reader:
+        reader.assign([TopicPartition(topic, partition, offset) for partition, offset in begins.items()])
+        deadline = time.monotonic() + ANSWER_TIMEOUT
+        while ends:
+            for one in reader.consume(10_000, 0.5):
+                deadline = time.monotonic() + ANSWER_TIMEOUT
+                error = one.error()
+                if error and error.code() != KafkaError._PARTITION_EOF:
+                    raise _not_told(cluster, topic, KafkaException(error))
+                partition, offset = one.partition() or 0, one.offset() or 0
+                if not error:
+                    at = bisect_right(ordered, (partition, offset, math.inf)) - 1
+                    if at >= 0 and ordered[at][0] == partition and offset < ordered[at][2]:
+                        found.append((partition, offset))
+                if error or offset >= ends.get(partition, 0) - 1:
+                    ends.pop(partition, None)
+            if time.monotonic() >= deadline:
+                raise BrokerError(
+                    f"Kafka at {cluster.bootstrap_servers} hands over nothing of {topic} within {ANSWER_TIMEOUT:g} s.",
+                    "see whether the broker is well: `shopmetrics doctor --kafka`",
+                )
+    return sorted(found)

@@ -14,7 +14,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import psutil
@@ -34,8 +34,11 @@ class ServerRecord:
     pid: int
     created: float
     port: int
-    token: str
+    token: str = field(repr=False)
     command: str
+    kills_path: str = ""
+    """Where the system counts the processes that it kills for lack of memory, and how many there were at the start."""
+    kills: int = 0
 
     def process(self) -> psutil.Process | None:
         """Return the living process of this record, or None if it has ended or its pid is somebody else's."""

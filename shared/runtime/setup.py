@@ -1,4 +1,4 @@
-"""Prepare a machine: fetch the jars, then let the JVM record what the engine loads and does on a day.
+"""Prepare a machine: fetch the jars, and make the engine's start-up cache.
 
 ``make setup`` ends with this. Running it again when everything is there takes a fraction of a second.
 """
@@ -6,101 +6,102 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
-import tempfile
+from contextlib import suppress
 from pathlib import Path
 
-from filelock import FileLock
+import psutil
 
-from shared.errors import EngineError
+from shared.errors import ShopMetricsError
 from shared.runtime import spark, startup_cache
-from shared.runtime.jars import ensure_jars, wanting
+from shared.runtime.install import Line
+from shared.runtime.jars import SERVERS, ensure_jars, listed_jars, shared_pyspark_jars, wanting
 from shared.runtime.java import find_java
-from shared.runtime.process import stop
-from shared.settings import PREFIX, Settings, get_settings
+from shared.runtime.memory import memory
+from shared.runtime.process import launch
+from shared.settings import CHECKOUT, PREFIX, Settings, get_settings
 
-DUMP_TIMEOUT = 180.0
-"""Seconds that the JVM may take to write its cache when it ends."""
-
-REHEARSAL = (
-    "generate --scale 0.01 --days 1",
-    "pipeline run",
-    "generate --scale 0.01 --days 2",
-    "pipeline run",
-)
-"""What is run for the JVM to watch: a history of a thousand orders, and a day's changes to it."""
+MAKING_NEEDS = 3 * 2**30
+"""Bytes of memory for an engine, and for the JVM beside it that makes the start-up cache: 1.1 GB of them."""
 
 
-def prepare(settings: Settings | None = None, *, quiet: bool = False) -> None:
-    """Make everything ready that a first start needs; leaves nothing running.
+def prepare(settings: Settings | None = None, *, quiet: bool = False, wait: bool = False) -> None:
+    """Make everything ready that a first start needs.
+
+    The jars are there afterwards. The engine's start-up cache is made in the background: a start without it is only
+    slower, and nothing else waits for it.
 
     Args:
         settings: of this process by default.
         quiet: say only what takes time or did not work.
+        wait: make the start-up cache now, as an image needs it.
 
     Raises:
-        EngineError: if the jars cannot be had. A start-up cache that cannot be made is reported, not raised:
-            the engine works without one.
+        EngineError: if the jars cannot be had; or the start-up cache, where that is waited for.
     """
     settings = settings or get_settings()
     java = find_java(settings)
-    missing = wanting(settings)
-    if missing:
-        print(f"Fetching {len(missing)} jars ({sum(jar.bytes for jar in missing) / 2**20:.0f} MB)", flush=True)
-    jars = ensure_jars(settings)
-    if not quiet:
-        print(f"Java {java.major}, {java.source}; {len(jars)} jars verified")
-    if not settings.startup_cache or java.major < startup_cache.OLDEST_JAVA:
-        if not quiet:
-            why = "switched off" if not settings.startup_cache else f"needs Java {startup_cache.OLDEST_JAVA}"
-            print(f"No start-up cache: {why}")
-        return
+    _fetch_jars(settings)
+    shared_pyspark_jars(settings)
     class_path = spark.class_path_if_complete(settings)
+    if not quiet:
+        listed = sum(len(listed_jars(server)) for server in SERVERS)
+        print(f"Java {java.major}, {java.source}; {listed} jars verified")
     cache = startup_cache.cache_path(settings, java, class_path)
-    with FileLock(settings.cache_dir / ".startup-cache.lock"):
-        if not cache.is_file():
-            print("Recording the engine's start-up cache: a rehearsal of two days, some four minutes, once", flush=True)
-            _train(settings, cache)
-            if not cache.is_file():
-                print("No start-up cache was written; the engine starts without one, some seconds slower")
-                return
-            startup_cache.remove_others(cache, class_path)
+    obstacle = startup_cache.why_not(settings, java)
+    if not obstacle and not cache.is_file() and not os.access(settings.cache_dir, os.W_OK):
+        obstacle = f"{settings.cache_dir} cannot be written"
+    if obstacle:
+        if not quiet:
+            print(f"No start-up cache: {obstacle}")
+        return
+    if not cache.is_file():
+        startup_cache.remove_unused(settings)
+        if not wait and min(memory(settings).limit.bytes, psutil.virtual_memory().available) < MAKING_NEEDS:
+            print(
+                "No start-up cache: too little memory to make it beside an engine; `shopmetrics setup --wait` makes it"
+            )
+            return
+        if not wait:
+            print("The engine's start-up cache is made in the background; until then the engine starts without it")
+            _prepare_later(settings)
+            return
+        print("Making the engine's start-up cache, a minute or two, once", flush=True)
+        startup_cache.make(cache, java, spark.java_options(settings, java, class_path))
     if not quiet:
         print(f"Start-up cache ready ({cache.stat().st_size / 2**20:.0f} MB)")
 
 
-def _train(settings: Settings, cache: Path) -> None:
-    """Let an engine do a day's work, and the JVM write down what classes that takes and how they are used."""
-    scratch = cache.with_suffix(f".{os.getpid()}")
-    with tempfile.TemporaryDirectory(prefix="shopmetrics-setup-") as home:
-        rehearsal = settings.model_copy(update={"home": Path(home), "spark_port": 0})
-        server = spark.start(rehearsal, startup_cache.record(scratch))
-        try:
-            for command in REHEARSAL:
-                print(f"  shopmetrics {command}", flush=True)
-                _shopmetrics(command, home)
-            print("  writing it down", flush=True)
-        finally:
-            stop(server, timeout=DUMP_TIMEOUT)
-        if scratch.is_file():
-            os.replace(scratch, cache)
+def _fetch_jars(settings: Settings) -> None:
+    missing = wanting(settings)
+    if not missing:
+        return
+    total = sum(jar.bytes for jar in missing) / 2**20
+    print(f"Fetching {len(missing)} jars ({total:.0f} MB)", flush=True)
+    line = Line()
+    try:
+        ensure_jars(settings, told=lambda arrived: line.say(f"{arrived / 2**20:.0f} of {total:.0f} MB"))
+    finally:
+        line.clear()
 
 
-def _shopmetrics(command: str, home: str) -> None:
-    elsewhere = {name: value for name, value in os.environ.items() if name != "SPARK_REMOTE"}
-    result = subprocess.run(
-        [sys.executable, "-c", "from shared.cli import main; main()", *command.split()],
-        env=elsewhere | {f"{PREFIX}HOME": home},
-        capture_output=True,
-        text=True,
-    )
-    if result.returncode:
-        raise EngineError(
-            f"The rehearsal `shopmetrics {command}` failed:\n{result.stdout}{result.stderr}",
-            "read the message; `shopmetrics doctor` looks for what a run needs",
-        )
+def log_path(settings: Settings) -> Path:
+    """Return where it is said what was in the way of a start-up cache that was made in the background."""
+    return settings.cache_dir / "startup-cache.log"
+
+
+def _prepare_later(settings: Settings) -> None:
+    if not startup_cache.is_being_made(settings):
+        variables = {f"{PREFIX}CACHE_DIR": str(settings.cache_dir)}
+        launch([sys.executable, "-m", __name__], log_path(settings), CHECKOUT, variables)
 
 
 if __name__ == "__main__":
-    prepare()
+    # Everything else goes first on the processor, and stays when memory is short.
+    os.nice(19)
+    with suppress(OSError):  # Linux only
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    try:
+        prepare(quiet=True, wait=True)
+    except ShopMetricsError as error:
+        sys.exit(f"error: {error}")

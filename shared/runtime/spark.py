@@ -15,9 +15,10 @@ import secrets
 import shutil
 import socket
 import subprocess
-import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -25,11 +26,12 @@ from urllib.parse import urlsplit
 import psutil
 from filelock import FileLock
 
-from shared.errors import EngineError, first_line
+from shared.errors import EngineError, OutOfMemoryError, first_line
 from shared.private import private_directory, write_private
 from shared.runtime import startup_cache
-from shared.runtime.jars import ensure_jars, jar_paths, pyspark_jars
+from shared.runtime.jars import ensure_jars, jar_paths, pyspark_jar_paths, shared_pyspark_jars
 from shared.runtime.java import Java, find_java
+from shared.runtime.memory import KillCounter, kill_counter, memory
 from shared.runtime.process import (
     LOOPBACK,
     ServerRecord,
@@ -42,6 +44,8 @@ from shared.runtime.process import (
     stop,
     write_record,
 )
+from shared.runtime.python_worker import write_launcher
+from shared.runtime.waiting import waiting_for
 from shared.settings import Settings, get_settings, on_databricks
 
 if TYPE_CHECKING:
@@ -76,8 +80,57 @@ _OPENED_PACKAGES = (
 )
 
 
+NOT_STOCK = {
+    "spark.ui.enabled": ("true", "The web interface takes memory and a port, and no lesson needs it."),
+    "spark.sql.ui.retainedExecutions": (
+        "1000",
+        "Spark keeps what the web interface would show, even without one: of a thousand queries 27 MB.",
+    ),
+    "spark.ui.retainedJobs": ("1000", "The same, for jobs."),
+    "spark.ui.retainedStages": ("1000", "The same, for stages."),
+    "spark.connect.session.manager.defaultSessionTimeout": (
+        "60m",
+        "A notebook that is left over lunch, or over night, finds its session again.",
+    ),
+    "spark.sql.connect.serverStacktrace.enabled": (
+        "true",
+        "A failed query says in one sentence what is wrong; the stack trace is in the engine's log.",
+    ),
+    "spark.sql.session.timeZone": ("the machine's", "The same instants are shown on every machine."),
+    "spark.sql.sources.default": ("parquet", "Every table here is a Delta table."),
+    "spark.sql.parquet.outputTimestampType": (
+        "INT96",
+        "Other Delta readers take the old format for nanoseconds, which end in the year 2262.",
+    ),
+    "spark.sql.shuffle.partitions": (
+        "200",
+        "Every task costs some milliseconds. With this little data, 200 of them cost more than the work.",
+    ),
+    "spark.sql.sources.parallelPartitionDiscovery.parallelism": (
+        "10000",
+        "Directories are listed by a Spark job; on one machine it needs few tasks.",
+    ),
+    "spark.sql.codegen.cache.maxEntries": (
+        "100",
+        "A nightly run has some hundred stages, the same each night. In a smaller cache each would be compiled again.",
+    ),
+    "spark.databricks.delta.snapshotPartitions": ("50", "The log of a small table is read in one task."),
+    "spark.sql.streaming.noDataMicroBatches.enabled": (
+        "true",
+        "No empty micro-batch runs after the last one. A watermark that has moved takes effect with the next data.",
+    ),
+}
+"""Settings that change what a query does, or what one sees of it: stock Spark's and Delta's value, and why not here.
+
+``shared.course.engine_settings`` makes lesson 1's table from it.
+"""
+
+
 def spark_conf(settings: Settings) -> dict[str, str]:
-    """Return the engine's Spark configuration: Spark's defaults are meant for clusters, these for one machine."""
+    """Return the engine's Spark configuration: Spark's defaults are meant for clusters, these for one machine.
+
+    ``NOT_STOCK`` says of each value that differs from Spark's why it does.
+    """
     cores = settings.server_cores or len(
         psutil.Process().cpu_affinity() if psutil.LINUX else range(os.cpu_count() or 2)
     )
@@ -87,12 +140,13 @@ def spark_conf(settings: Settings) -> dict[str, str]:
         "spark.driver.host": LOOPBACK,
         "spark.driver.bindAddress": LOOPBACK,
         "spark.connect.grpc.binding.address": LOOPBACK,
-        # A failed query says what is wrong in a sentence; the JVM's stack is in the server's log.
         "spark.sql.connect.serverStacktrace.enabled": "false",
         "spark.sql.pyspark.jvmStacktrace.enabled": "false",
-        # A notebook that is left over lunch, or over night, finds its session there; the default is an hour.
         "spark.connect.session.manager.defaultSessionTimeout": "12h",
         "spark.ui.enabled": "false",
+        "spark.sql.ui.retainedExecutions": "10",
+        "spark.ui.retainedJobs": "10",
+        "spark.ui.retainedStages": "10",
         "spark.ui.showConsoleProgress": "false",
         "spark.local.dir": str(scratch(settings)),
         "spark.sql.warehouse.dir": str(settings.lakehouse),
@@ -103,15 +157,13 @@ def spark_conf(settings: Settings) -> dict[str, str]:
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.ansi.enabled": "true",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
-        # Every task costs some milliseconds; at this size many partitions are mostly cost.
         "spark.sql.shuffle.partitions": str(max(2, min(4, cores))),
         "spark.sql.sources.parallelPartitionDiscovery.parallelism": "5",
-        # A nightly run has some hundred stages, the same each night. Spark keeps the code of the last 100 only, so each
-        # would be compiled anew, by Janino and then by the JIT.
         "spark.sql.codegen.cache.maxEntries": "1000",
         "spark.databricks.delta.snapshotPartitions": "1",
         # Other Delta readers (DuckDB, delta-rs, the dashboard) read these tables too. Silver's get them once large.
         "spark.databricks.delta.properties.defaults.enableDeletionVectors": "false",
+        "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
         "spark.sql.streaming.noDataMicroBatches.enabled": "false",
         # Lineage: START and COMPLETE events of every query, one JSON document a line.
         "spark.extraListeners": "io.openlineage.spark.agent.OpenLineageSparkListener",
@@ -131,36 +183,29 @@ def usable_cores() -> int:
 
 def class_path(settings: Settings) -> list[Path]:
     """Return the engine's jars in a fixed order: pyspark's own, then those of the committed list."""
-    ensure_jars(settings, "engine")
-    return class_path_if_complete(settings)
+    listed = ensure_jars(settings, "engine")
+    return [*shared_pyspark_jars(settings), *listed]
 
 
 def class_path_if_complete(settings: Settings) -> list[Path]:
     """Return the class path without verifying or fetching anything."""
-    return [*sorted(pyspark_jars().glob("*.jar")), *jar_paths(settings, "engine")]
+    return [*pyspark_jar_paths(settings), *jar_paths(settings, "engine")]
 
 
-def java_command(
-    settings: Settings, java: Java, jars: list[Path], conf: dict[str, str], extra: list[str], argfile: Path
-) -> list[str]:
-    """Return the command that starts the server; its options go to a private file.
-
-    Not on the command line: the token is among them, and every user of a machine may list its processes.
-    """
+def java_options(settings: Settings, java: Java, jars: list[Path]) -> list[str]:
+    """Return the JVM's options, its class path among them; no secret is."""
     log4j = Path(__file__).parent / "log4j2.properties"
+    available = memory(settings)
     options = [
-        f"-Xmx{settings.server_memory}",
+        f"-Xmx{available.heap}",
         "-Xss4m",
-        # A nightly run is many short plans that leave much garbage: G1 spends a tenth more of the CPU on it.
-        "-XX:+UseParallelGC",
-        # Most of Spark's code runs too rarely here to repay the time that the optimising compiler takes for it, so that
-        # one begins four times later than by default.
-        "-XX:Tier4InvocationThreshold=20000",
-        "-XX:Tier4MinInvocationThreshold=2400",
-        "-XX:Tier4CompileThreshold=60000",
-        "-XX:Tier4BackEdgeThreshold=160000",
+        *available.profile.engine,
         # What compilers and buffers have freed goes back to the system every half minute: the C library would keep it.
         "-XX:TrimNativeHeapInterval=30000",
+        # The start-up cache at the address it was written for: most of its pages are then those of the file. At another
+        # one, the default, each start spends half a second on changing 200 MB of them, which are its own from then on.
+        "-XX:+UnlockDiagnosticVMOptions",
+        "-XX:ArchiveRelocationMode=0",
         "-XX:+IgnoreUnrecognizedVMOptions",
         "-Djdk.reflect.useDirectMethodHandle=false",
         "-Dio.netty.tryReflectionSetAccessible=true",
@@ -171,10 +216,19 @@ def java_command(
         # Without these Arrow cannot reach its off-heap memory there.
         options += ["--sun-misc-unsafe-memory-access=allow", "-Dio.netty.noUnsafe=false"]
         options += ["--enable-native-access=ALL-UNNAMED"]
-    options += extra
-    options += [f"-D{key}={value}" for key, value in conf.items()]
-    lines = [quoted(option) for option in [*options, "-cp", os.pathsep.join(map(str, jars)), MAIN_CLASS]]
-    write_private(argfile, "\n".join(lines) + "\n")
+    return [*options, "-cp", os.pathsep.join(map(str, jars))]
+
+
+def java_command(
+    settings: Settings, java: Java, jars: list[Path], conf: dict[str, str], extra: list[str], argfile: Path
+) -> list[str]:
+    """Return the command that starts the server; its options go to a private file.
+
+    Not on the command line: the token is among them, and every user of a machine may list its processes.
+    """
+    options = [*java_options(settings, java, jars), *extra]
+    options += [*(f"-D{key}={value}" for key, value in conf.items()), MAIN_CLASS]
+    write_private(argfile, "\n".join(map(quoted, options)) + "\n")
     return [str(java.executable), f"@{argfile}"]
 
 
@@ -245,7 +299,8 @@ def up(settings: Settings | None = None) -> ServerRecord:
             stale = read_record(record_path(settings))
             if stale:  # alive, but no longer listening, or not ready when its starter was killed
                 stop(stale)
-            record = start(settings)
+            with waiting_for("The engine starts"):
+                record = start(settings)
     return record
 
 
@@ -254,6 +309,8 @@ def start(settings: Settings, jvm_options: list[str] | None = None) -> ServerRec
 
     One that runs already runs on, and nobody finds it any more.
     """
+    available = memory(settings)
+    available.check()
     java = find_java(settings)
     port = choose_port(settings.spark_port, "SHOPMETRICS_SPARK_PORT")
     token = secrets.token_urlsafe(32)
@@ -269,15 +326,18 @@ def start(settings: Settings, jvm_options: list[str] | None = None) -> ServerRec
     }
     jars = class_path(settings)  # once: it reads every listed jar to verify it
     if jvm_options is None:
-        cache = startup_cache.cache_path(settings, java, jars)
-        jvm_options = startup_cache.use(cache) if settings.startup_cache else []
+        cached = not startup_cache.why_not(settings, java)
+        jvm_options = startup_cache.use(startup_cache.cache_path(settings, java, jars)) if cached else []
     log = log_path(settings)
     command = java_command(settings, java, jars, conf, jvm_options, settings.run / "engine.args")
     # Python that runs inside the engine, such as the steps of a stream, is the Python that this is. Rows come to it in
     # its local time, in which an hour of the autumn is there twice.
-    child = launch(command, log, settings.run, {"PYSPARK_PYTHON": sys.executable, "TZ": "UTC"})
+    python = write_launcher(settings.run / "python")
+    variables = {"PYSPARK_PYTHON": str(python), "TZ": "UTC", **available.profile.variables}
+    killed = kill_counter()
+    child = launch(command, log, settings.run, variables)
     created = psutil.Process(child.pid).create_time()
-    record = ServerRecord("engine", child.pid, created, port, token, " ".join(command))
+    record = ServerRecord("engine", child.pid, created, port, token, " ".join(command), killed.path, killed.count)
     try:
         # Should this process be killed before the server is ready, the next one finds and replaces it.
         write_record(record_path(settings), replace(record, token=""))
@@ -352,7 +412,8 @@ def connect(settings: Settings | None = None) -> SparkSession:
         return _databricks_session(settings or get_settings())
     settings = settings or get_settings()
     remote = named()
-    engine, address = (remote, remote) if remote else (settings.home, _address(up(settings)))
+    record = None if remote else up(settings)
+    engine, address = (settings.home, _address(record)) if record else (str(remote), str(remote))
     known_address, session = _sessions.get(engine, ("", None))
     if session is None or known_address != address or not _is_known(session):
         if session is not None:
@@ -360,7 +421,7 @@ def connect(settings: Settings | None = None) -> SparkSession:
             # default session, of which checkpoints are asked in place of the new one.
             session.client.close()  # type: ignore[attr-defined]
             session.stop()
-        session = _session_at(address)
+        session = _session_at(address, partial(_raise_if_out_of_memory, record, settings) if record else None)
         if remote:
             _prepare(session, settings)
         _sessions[engine] = (address, session)
@@ -426,10 +487,39 @@ def _address(record: ServerRecord) -> str:
     return f"sc://localhost:{record.port}/;token={record.token}"
 
 
-def _session_at(address: str) -> SparkSession:
+def _raise_if_out_of_memory(record: ServerRecord, settings: Settings) -> None:
+    """Raise OutOfMemoryError if the server of this record has ended because memory was short."""
+    if record.process():
+        return
+    available = memory(settings)
+    again = "then run this again: nothing is lost or doubled"
+    if KillCounter(record.kills_path, record.kills).now() > record.kills:
+        other = "a lower value than it has" if settings.server_memory else f"less than {available.heap}"
+        raise OutOfMemoryError(
+            f"The system killed the engine, because everything together needed more than {available.limit}.",
+            f"shut down the kernels of notebooks that you do not use, {again}; if that is not enough, "
+            f"set SHOPMETRICS_SERVER_MEMORY to {other} in a file .env, or give the machine or container more memory",
+        ) from None
+    if "java.lang.OutOfMemoryError" in log_tail(log_path(settings), lines=100):
+        raise OutOfMemoryError(
+            f"The engine ended, because what it was asked needs more than its heap of {available.heap}.",
+            f"set SHOPMETRICS_SERVER_MEMORY to more in a file .env, or use fewer rows (`scale`), {again}",
+        ) from None
+
+
+def _session_at(address: str, explain_end: Callable[[], None] | None = None) -> SparkSession:
     from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
     from pyspark.sql.connect.client.retries import DefaultPolicy
+
+    class LocalPolicy(DefaultPolicy):  # type: ignore[misc]
+        """Asked for each failed request whether to try again; raises what is the cause, if it is known."""
+
+        def can_retry(self, e: BaseException) -> bool:
+            retry: bool = super().can_retry(e)
+            if retry and explain_end:
+                explain_end()
+            return retry
 
     # pyspark logs every failed query as a page of JSON beside the exception that it raises anyway.
     logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
@@ -441,7 +531,7 @@ def _session_at(address: str) -> SparkSession:
         atexit.register(session.client.close)
         if urlsplit(address).hostname == "localhost":
             # A local server that does not answer for some seconds is gone; a distant one gets pyspark's ten minutes.
-            session.client.set_retry_policies([DefaultPolicy(max_retries=LOCAL_RETRIES)])
+            session.client.set_retry_policies([LocalPolicy(max_retries=LOCAL_RETRIES)])
         session.version  # noqa: B018  the first request: a wrong token shows here, not in a later cell
     except (PySparkException, OSError) as error:
         raise EngineError(

@@ -38,18 +38,19 @@ def distinct_events(rows: DataFrame) -> DataFrame:
         rows: rows of a bronze table, and ``is_new BOOLEAN``: not seen by an earlier run.
 
     Returns:
-        The payload; ``source_file``, ``ingested_at`` of the first delivery; ``is_new``: no earlier run saw the event;
-        ``new_rows BIGINT``: how many of the new rows say this.
+        The payload; ``source_file``, ``ingested_at`` of the first delivery, and ``_reason`` if the source has one;
+        ``is_new``: no earlier run saw the event; ``new_rows BIGINT``: how many of the new rows say this.
     """
     said = payload(rows)
+    delivery = ["ingested_at", "source_file", *(name for name in rows.columns if name == "_reason")]
     return (
         rows.groupBy(*said)
         .agg(
-            F.min(F.struct("ingested_at", "source_file")).alias("first"),
+            F.min(F.struct(*delivery)).alias("first"),
             F.every("is_new").alias("is_new"),
             F.count_if("is_new").alias("new_rows"),
         )
-        .select(*said, "first.source_file", "first.ingested_at", "is_new", "new_rows")
+        .select(*said, *(f"first.{name}" for name in delivery), "is_new", "new_rows")
     )
 
 

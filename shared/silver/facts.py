@@ -90,8 +90,9 @@ def early(events: DataFrame, dimensions: list[Dimension]) -> DataFrame:
             F.col("has_member").alias(f"has_{number}"),
         )
         events = events.join(F.broadcast(known), F.col(dimension.join.key) == F.col(f"key_{number}"), "left")
-        is_early |= F.coalesce(F.col(f"since_{number}") > F.col("ingested_at"), F.lit(True))
-        is_unknown |= F.col(f"has_{number}").isNull()
+        refers = F.col(dimension.join.key).isNotNull()
+        is_early |= refers & F.coalesce(F.col(f"since_{number}") > F.col("ingested_at"), F.lit(True))
+        is_unknown |= refers & F.col(f"has_{number}").isNull()
     return events.select(*names, is_early.alias("is_early"), is_unknown.alias("is_unknown"))
 
 
@@ -141,13 +142,13 @@ def looked_up(
             before |= F.coalesce(instant < its("start_date"), F.lit(False))
             in_gap |= F.coalesce(instant >= its("end_date"), F.lit(False))
         facts = facts.join(F.broadcast(found), condition, "left")
-        missing = its(dimension.key).isNull()
+        refers = F.col(join.key).isNotNull()
         if join.unknown == "infer":
-            unknown |= missing
+            unknown |= refers & its(dimension.key).isNull()
         for name in join.take:
             value = its(name)
             if name == dimension.definition.surrogate_key:
-                value = F.coalesce(value, scd2.inferred_key(F.col(join.key)))
+                value = F.when(refers, F.coalesce(value, scd2.inferred_key(F.col(join.key))))
             facts = facts.withColumn(name, value)
     for derived in definition.derived_columns:
         facts = facts.withColumn(derived.name, F.expr(f"CAST({derived.expression} AS {derived.type})"))

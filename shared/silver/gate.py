@@ -19,20 +19,6 @@ if TYPE_CHECKING:
 
     from shared.silver.metadata import TableDefinition
 
-QUARANTINE = "silver.quarantine"
-
-QUARANTINE_COLUMNS = {
-    "table_name": ("STRING", "table the row was meant for"),
-    "business_key": ("STRING", "its key, NULL if that is what is missing"),
-    "rule": ("STRING", "the first rule it broke"),
-    "severity": ("STRING", "quarantine"),
-    "reason": ("STRING", "the value found and the limit"),
-    "row_json": ("STRING", "the whole row"),
-    "source": ("STRING", "file, or topic, partition and offset"),
-    "run_id": ("STRING", "run that set it aside"),
-    "released_by": ("STRING", "run that accepted the row after all; NULL while it is set aside"),
-}
-
 
 def examined(events: DataFrame, definition: TableDefinition) -> DataFrame:
     """Add ``broken_rule STRING`` and ``reason STRING``: the first rule that the event breaks, NULL if it breaks none.

@@ -5,13 +5,14 @@ Declared in ``shared/silver/tables.toml``, published into ``ops.table_metadata``
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from shared import control_table
 from shared.bronze.contracts import AUDIT_COLUMNS
-from shared.control_table import ControlTable, Declared, Definition, Rule, choices, not_null
+from shared.control_table import ControlTable, Declared, Definition, Rule, choices, identifies, not_null
 
 _ABOUT_THE_DELIVERY = {column.name for column in AUDIT_COLUMNS}
 
@@ -21,7 +22,8 @@ class DimensionJoin(Declared):
 
     dimension: str
     key: str
-    """The fact's column that holds the dimension's business key."""
+    """The fact's column that holds the dimension's business key. If it is NULL and unknown keys are inferred, the fact
+    refers to nothing: what it takes is NULL."""
     as_of: str | None = None
     """The fact's instant at which the version is looked up; None takes the row there is (SCD type 1)."""
     take: tuple[str, ...]
@@ -41,12 +43,21 @@ class DimensionJoin(Declared):
 
 
 class DerivedColumn(Declared):
-    """A column computed from the row itself; the expression may use derived columns above it."""
+    """A column computed from the row itself; the expression may use derived columns above it.
+
+    A row of which the result does not fit the type is set aside. An expression that itself fails for a row, as a
+    division by zero does, stops the table: write it with ``try_divide`` and the like.
+    """
 
     name: str
     type: str
     expression: str
     comment: str = ""
+
+    @property
+    def fits_rule(self) -> str:
+        """The rule under which a row is set aside for which it cannot be computed."""
+        return f"{self.name}_fits"
 
 
 class TableDefinition(Definition):
@@ -75,12 +86,43 @@ class TableDefinition(Definition):
 
     @property
     def gate(self) -> tuple[Rule, ...]:
-        """All rules of the table in the order in which they are asked: those that every table has, then its own."""
+        """All rules of the table in the order in which they are asked.
+
+        Those that every table has, then its own, then one for each derived column.
+        """
         well_formed = Rule(
             name="line_is_well_formed", severity="quarantine", expectation="_malformed IS NULL", limit=""
         )
-        needed = (*self.business_keys, self.sequence_column)
-        return (well_formed, *(not_null(column, "quarantine") for column in needed), *self.rules)
+        keys = (identifies(key, "quarantine") for key in self.business_keys)
+        return (well_formed, *keys, not_null(self.sequence_column, "quarantine"), *self.rules, *self._fits())
+
+    def _fits(self) -> Iterator[Rule]:
+        above: dict[str, str] = {}
+        for derived in self.derived_columns:
+            expression = _inlined(derived.expression, above)
+            fitted = f"try_cast(({expression}) AS {derived.type})"
+            yield Rule(
+                name=derived.fits_rule,
+                severity="quarantine",
+                expectation=f"({expression}) IS NULL OR {fitted} IS NOT NULL",
+                limit=f"{derived.name} to be a {derived.type}",
+            )
+            above[derived.name] = fitted
+
+
+def _inlined(expression: str, columns: Mapping[str, str]) -> str:
+    """Return a SQL expression with the expressions of columns in the place of their names."""
+    if not columns:
+        return expression
+    # A text in quotes names no column.
+    names = "|".join(re.escape(name) for name in columns)
+    lower = {name.lower(): text for name, text in columns.items()}
+    return re.sub(
+        rf"('(?:[^'\\]|\\.)*')|`?\b({names})\b`?",
+        lambda found: found[1] or lower[found[2].lower()],
+        expression,
+        flags=re.IGNORECASE,
+    )
 
 
 def problems(definitions: Sequence[TableDefinition], columns: Mapping[str, Sequence[str]]) -> list[str]:

@@ -29,10 +29,17 @@ _TIMEOUTS = {
 }
 
 
-def read_topic(spark: SparkSession, cluster: Cluster, topic: str, records_per_batch: int | None = None) -> DataFrame:
+def read_topic(
+    spark: SparkSession,
+    cluster: Cluster,
+    topic: str,
+    records_per_batch: int | None = None,
+    skips_what_is_gone: bool = False,
+) -> DataFrame:
     """Return the stream of a topic's records, as Spark's Kafka source gives them, from the first one kept.
 
-    If records that have not been read are gone from the topic, the stream stops instead of skipping them.
+    If records that have not been read are gone from the topic, the stream stops instead of skipping them, unless it is
+    told to skip them.
     """
     return (
         spark.readStream.format("kafka")
@@ -41,7 +48,7 @@ def read_topic(spark: SparkSession, cluster: Cluster, topic: str, records_per_ba
         # "latest", the default, would lose what was produced before the first run, and fails on an empty topic on
         # Databricks Free Edition.
         .option("startingOffsets", "earliest")
-        .option("failOnDataLoss", "true")
+        .option("failOnDataLoss", str(not skips_what_is_gone).lower())
         .option("maxOffsetsPerTrigger", records_per_batch or RECORDS_PER_BATCH)
         .load()
     )

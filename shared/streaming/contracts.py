@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from shared.control_table import Rule, not_null
+from shared.control_table import Rule, identifies
 
 BRONZE = "bronze.clickstream_raw"
 EVENTS = "silver.clickstream_events"
 SESSIONS = "silver.clickstream_sessions"
 TRAFFIC = "gold.hourly_traffic_metrics"
 LOG = "ops.stream_log"
+GAPS = "ops.stream_gaps"
 
 FUNNEL = ("page_view", "product_view", "add_to_cart", "checkout", "purchase")
 """The steps on the way to a purchase, in their order."""
@@ -79,10 +80,17 @@ LOG_COLUMNS = {
     "latency_max": ("DOUBLE", "none took longer"),
 }
 
+GAP_COLUMNS = {
+    "topic": ("STRING", "Kafka topic"),
+    "partition": ("INT", "Kafka partition"),
+    "from_offset": ("BIGINT", "first offset that was never read"),
+    "to_offset": ("BIGINT", "first offset after the gap"),
+}
+
 RULES = (
     Rule(name="message_is_json", severity="quarantine", expectation="_malformed IS NULL", limit="a JSON object"),
-    not_null("event_id", "quarantine"),
-    not_null("user_id", "quarantine"),
+    identifies("event_id", "quarantine"),
+    identifies("user_id", "quarantine"),
     Rule(
         name="event_type_is_known",
         severity="quarantine",

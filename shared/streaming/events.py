@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 
 from shared import rules
 from shared.catalog import instant
-from shared.silver.gate import QUARANTINE, QUARANTINE_COLUMNS
+from shared.quarantine import QUARANTINE, QUARANTINE_COLUMNS
 from shared.streaming.contracts import EVENT_COLUMNS, EVENTS, RULES
 
 if TYPE_CHECKING:

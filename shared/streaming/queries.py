@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,19 +19,18 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 from pyspark.sql import functions as F
 
-from shared import catalog, changes, checkpoints
+from shared import catalog, changes, checkpoints, quarantine
 from shared.errors import PipelineError
 from shared.runtime import kafka
 from shared.runtime.kafka import TOPIC
 from shared.settings import Settings, get_settings
-from shared.silver.gate import QUARANTINE
-from shared.silver.runner import create_quarantine
-from shared.streaming import bronze, events, sessions, traffic
+from shared.streaming import bronze, events, gaps, sessions, traffic
 from shared.streaming.contracts import (
     BRONZE,
     BRONZE_COLUMNS,
     EVENT_COLUMNS,
     EVENTS,
+    GAPS,
     LOG,
     LOG_COLUMNS,
     SESSION_COLUMNS,
@@ -49,12 +48,8 @@ if TYPE_CHECKING:
 BYTES_PER_BATCH = "24m"
 """At about so many bytes of bronze one micro-batch of silver and gold ends: some 200,000 events."""
 
-_STREAMING = {
-    # A commit every second or two: without this, every tenth would write a checkpoint of the log, and a table would be
-    # thousands of small files at the end of the day.
-    "delta.checkpointInterval": "100",
-    "delta.autoOptimize.autoCompact": "true",
-}
+# A commit every second or two: without this, a table would be thousands of small files at the end of the day.
+_STREAMING = {"delta.autoOptimize.autoCompact": "true"}
 
 
 @dataclass(frozen=True)
@@ -67,6 +62,10 @@ class Stream:
     def checkpoint(self, settings: Settings) -> Path:
         """Return the directory in which the stream keeps its progress."""
         return settings.checkpoints / "streaming" / self.name
+
+    def query_checkpoint(self, settings: Settings) -> Path:
+        """Return the directory within it that Spark's query writes."""
+        return checkpoints.of_query(self.checkpoint(settings))
 
 
 TO_BRONZE = Stream("bronze", (BRONZE,))
@@ -87,7 +86,7 @@ def create_tables(spark: SparkSession) -> None:
         (LOG, LOG_COLUMNS, "What the streams did: one row for each micro-batch that reached gold.", append_only),
     ):
         catalog.create_table(spark, table, columns, comment, properties=_STREAMING | properties)
-    create_quarantine(spark)
+    quarantine.create_table(spark)
 
 
 def start_bronze(
@@ -98,25 +97,33 @@ def start_bronze(
     topic: str = TOPIC,
     interval: float | None = None,
     records_per_batch: int | None = None,
+    accept_loss: bool = False,
 ) -> StreamingQuery:
     """Start the stream from Kafka to ``bronze.clickstream_raw``, and return it.
 
     Args:
         spark: the session.
         cluster: where the topic is.
-        settings: the home; left out, this process's.
+        settings: the home; defaults to this process's settings.
         topic: the topic.
-        interval: seconds between micro-batches, for ever; left out, it reads what is there now and ends.
+        interval: seconds between micro-batches of a query that does not end; None reads what is there and ends.
         records_per_batch: records in one micro-batch at most.
+        accept_loss: if Kafka has deleted messages that were never read, record them in ``ops.stream_gaps`` and go on
+            from what is there.
 
     Raises:
         BrokerError: if the cluster does not answer or has no such topic.
-        PipelineError: if table, topic and checkpoint do not belong together.
+        PipelineError: if table, topic and checkpoint do not belong together, or messages that were never read are gone.
     """
     settings = settings or get_settings()
     topic_id, _ = kafka.topic_identity(cluster, topic)
     checkpoint = _checkpoint(spark, TO_BRONZE, settings, {f"topic {topic}": topic_id})
-    rows = bronze.parsed(bronze.read_topic(spark, cluster, topic, records_per_batch))
+    gone = gaps.deleted(spark, cluster, topic, Path(checkpoint))
+    if gone and not accept_loss:
+        raise gaps.stopped(gone)
+    # First: a run that is killed after the gap would not find it again.
+    gaps.record(spark, gone)
+    rows = bronze.parsed(bronze.read_topic(spark, cluster, topic, records_per_batch, skips_what_is_gone=accept_loss))
     if interval is not None:
         rows = rows.coalesce(1)  # of a second or two: one small file, not one for each partition of the topic
     writer = rows.writeStream.format("delta").queryName("clickstream_bronze")
@@ -130,8 +137,8 @@ def start_silver_gold(
 
     Args:
         spark: the session.
-        settings: the home; left out, this process's.
-        interval: seconds between micro-batches, for ever; left out, it reads what is there now and ends.
+        settings: the home; defaults to this process's settings.
+        interval: seconds between micro-batches of a query that does not end; None reads what is there and ends.
 
     Raises:
         PipelineError: if tables and checkpoint do not belong together.
@@ -207,24 +214,62 @@ def reset(spark: SparkSession, table: str, settings: Settings | None = None) -> 
 
     Never a table without its checkpoint: without its checkpoint a table would be filled twice, without its table a
     checkpoint would skip every record. What the stream to gold has set aside and logged goes too. Returns the names
-    of the tables that events pass through and that were removed; the next run makes them anew.
+    of the tables that events pass through and that were removed; the next run rebuilds them.
 
     Raises:
         PipelineError: if the streams run in another process.
     """
     settings = settings or get_settings()
     first = next(number for number, stream in enumerate(STREAMS) if table in stream.tables)
-    removed = [name for stream in STREAMS[first:] for name in stream.tables]
     with alone(settings):
-        for stream in reversed(STREAMS[first:]):
-            shutil.rmtree(stream.checkpoint(settings), ignore_errors=True)
-            for name in stream.tables:
-                catalog.drop_table(spark, name, settings)
-        # The log counts the micro-batches of the checkpoint that is gone; the next one begins at 0 again.
-        catalog.drop_table(spark, LOG, settings)
-        if catalog.table_exists(spark, QUARANTINE):
-            spark.sql(f"DELETE FROM {QUARANTINE} WHERE table_name = {catalog.sql_literal(EVENTS)}")
-    return removed
+        return _remove(spark, STREAMS[first:], settings)
+
+
+def _remove(spark: SparkSession, streams: Sequence[Stream], settings: Settings) -> list[str]:
+    for stream in reversed(streams):
+        shutil.rmtree(stream.checkpoint(settings), ignore_errors=True)
+        for name in stream.tables:
+            catalog.drop_table(spark, name, settings)
+    if TO_BRONZE in streams:
+        # Of offsets that the next run may find again, or that lie before those it begins with.
+        catalog.drop_table(spark, GAPS, settings)
+    # The log counts the micro-batches of the checkpoint that is gone; the next one begins at 0 again.
+    catalog.drop_table(spark, LOG, settings)
+    quarantine.forget(spark, EVENTS)
+    return [name for stream in streams for name in stream.tables]
+
+
+def mend(spark: SparkSession, settings: Settings) -> dict[str, str]:
+    """Put right what somebody else has done to the clickstream's tables since the streams last wrote to them.
+
+    Rows that bronze has lost are brought back. If one of the others was changed, by a RESTORE or a DELETE for instance,
+    or if bronze was, the tables after bronze are removed, and the stream that follows makes them from all of bronze.
+    For callers that hold the streams' lock, see :func:`alone`.
+
+    Returns:
+        Table to what was found and done; nothing of those that are as they were left.
+
+    Raises:
+        CatalogError: if former rows of bronze are not to be had any more.
+    """
+    there = [name for stream in STREAMS for name in stream.tables if catalog.table_exists(spark, name)]
+    told = {name: done for name in TO_BRONZE.tables if name in there and (done := catalog.mended(spark, name))}
+    found = [*told] or [f"{name} by {by}" for name in TO_GOLD.tables if name in there and (by := _changed(spark, name))]
+    if found:
+        _remove(spark, [TO_GOLD], settings)
+        told |= dict.fromkeys(TO_GOLD.tables, f"made from all of {BRONZE}, since somebody had changed {found[0]}")
+    return told
+
+
+_WRITTEN_BY = {EVENTS: "WRITE", SESSIONS: "MERGE", TRAFFIC: "WRITE"}
+"""Table to the operation by which the stream to silver and gold writes it."""
+
+
+def _changed(spark: SparkSession, table: str) -> str:
+    """Return by which commit a table was changed last, if that was not the stream's; else empty."""
+    commit = catalog.last_change(spark, table)
+    is_its_own = commit is None or commit.operation in ("CREATE TABLE", _WRITTEN_BY[table])
+    return "" if is_its_own else str(commit)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 ``session_window`` of Structured Streaming does this too, but it can only add: it holds a session back until the
 watermark has passed its end, and an event that is later than the watermark is dropped. Here an event may come at any
 time. It can lengthen a session, begin one, or join two, and only sessions of its user near it can change; these are
-computed anew from their events, and one MERGE makes the difference.
+recomputed from their events, and one MERGE makes the difference.
 """
 
 from __future__ import annotations

@@ -1,24 +1,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
+from gate import Compared, compared_chain
+from here import Here
 from notebook_samples import Notebooks
-
-import shared
-
-if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
-
-
-@pytest.fixture(scope="session")
-def spark() -> SparkSession:
-    """The engine that all tests share, in the test run's own home."""
-    return shared.connect()
 
 
 @pytest.fixture
 def notebooks(tmp_path: Path) -> Notebooks:
     """Throw-away notebooks in a folder of this test."""
     return Notebooks(tmp_path)
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Executes notebooks in this process, without a kernel."""
+    from papermill.engines import papermill_engines
+
+    monkeypatch.setitem(papermill_engines._engines, None, Here)
+
+
+@pytest.fixture(scope="module")
+def compared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Compared]:
+    """What became of the notebooks of the module's ``CHAIN``."""
+    return compared_chain(request.module.CHAIN, tmp_path_factory.mktemp("chain"))

@@ -1,4 +1,7 @@
-"""The gate that every stored output goes through: nbval, strict, on the engine of one home."""
+"""The gate that every stored output goes through: nbval, strict, on the engine of one home.
+
+The days are in chains. A chain begins in an empty home and needs nothing of another one, so two run at the same time.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.course.execution import environment
+from shared.course.days import Day, day, select
+from shared.course.execution import environment, read
+from shared.course.refresh import default_settings
+from shared.runtime import kafka, spark
 from shared.settings import CHECKOUT, Settings
 
+BATCH, STREAMING = (*select(1, 9), day(16), day(19)), select(10, 14)
+DELIVERY = (day(15), day(17), day(18))
+CHAINS: tuple[tuple[Day, ...], ...] = (BATCH, STREAMING, DELIVERY)
+"""Every day once, and its notebook is executed once: `test_stored_*.py` compares one chain each."""
+
 SANITIZE = Path(__file__).with_name("sanitize.cfg")
+JUDGE = Path(__file__).with_name("judge.py")
 TROUBLE = ("failure", "error", "skipped")
 LONGEST_CELL, LONGEST_CHECK = 300, 3_000
-"""Seconds, of a cell and of all notebooks."""
+"""Seconds, of a cell and of all notebooks of a chain."""
 
 
 @dataclass(frozen=True)
@@ -27,16 +39,30 @@ class Compared:
     differences: tuple[str, ...]
 
 
-def compare(notebooks: Sequence[Path], settings: Settings, scratch: Path) -> dict[str, Compared]:
-    """Run the notebooks, in order, in this home, and compare every output with the stored one. Name to result."""
+def compared_chain(days: Sequence[Day], scratch: Path) -> dict[str, Compared]:
+    """Compare the notebooks of a chain in a fresh home, and check each day after it. Name to result."""
+    settings = default_settings(scratch / "home")
+    try:
+        return compare([day.notebook for day in days], settings, scratch, checks=True)
+    finally:
+        spark.down(settings)
+        kafka.down(settings)
+
+
+def compare(notebooks: Sequence[Path], settings: Settings, scratch: Path, checks: bool = False) -> dict[str, Compared]:
+    """Run the notebooks, in order, in this home, and compare every output with the stored one. Name to result.
+
+    With ``checks`` a day is checked once more after its notebook; where a check fails, the last cell differs.
+    """
     report = scratch / "nbval.xml"
     options = ["--nbval", "--nbval-current-env", f"--nbval-sanitize-with={SANITIZE}"]
     options += [f"--nbval-cell-timeout={LONGEST_CELL}", f"--junitxml={report}", "-o", "junit_family=xunit1"]
     # The project's own pytest configuration is about the project's own tests.
     options += ["-c", os.devnull, f"--rootdir={CHECKOUT}", "-p", "no:cacheprovider", "--color=no", "-q"]
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, *map(str, notebooks)],
-        env=os.environ | environment(settings),
+        [sys.executable, *([str(JUDGE)] if checks else ["-m", "pytest"]), *options, *map(str, notebooks)],
+        # The engine that a learner has, not the one of the tests.
+        env={name: value for name, value in os.environ.items() if name != "JDK_JAVA_OPTIONS"} | environment(settings),
         capture_output=True,
         text=True,
         check=False,
@@ -51,3 +77,10 @@ def compare(notebooks: Sequence[Path], settings: Settings, scratch: Path) -> dic
         before = compared[name]
         compared[name] = Compared(before.cells + 1, (*before.differences, *troubles))
     return compared
+
+
+def assert_as_stored(compared: dict[str, Compared], day: Day) -> None:
+    """See that every cell of a day was run and gave what is stored."""
+    result = compared[day.name]
+    assert not result.differences, "\n".join(result.differences) + "\nif this is meant: make notebooks"
+    assert result.cells == sum(cell.cell_type == "code" for cell in read(day.notebook).cells)

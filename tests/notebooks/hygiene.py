@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from shared.course.course_run import FROM_SETTINGS
 from shared.course.days import Day
 from shared.course.display import PLOTLY_MIME
 from shared.course.execution import RAISES, parameters_of
 from shared.course.refresh import PNG, normalised
-from shared.course.runner import FROM_SETTINGS
 from shared.errors import CourseError
 from shared.settings import CHECKOUT, Settings
 

@@ -55,17 +55,27 @@ def test_a_snapshot_outlives_a_change_of_the_table(spark: Any) -> None:
         catalog.drop_table(spark, "ops.shown")
 
 
-def test_the_state_names_every_table_and_the_empty_schemas(spark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_state_is_of_the_tables_that_the_notebook_changed(spark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     bundles: list[dict[str, Any]] = []
     monkeypatch.setattr("IPython.display.display", lambda bundle, **options: bundles.append(bundle))
-    for left in catalog.tables(spark, ("silver",)):
-        catalog.drop_table(spark, left)
+    spark.sql("CREATE OR REPLACE TABLE ops.shown_earlier AS SELECT id FROM range(2000)")
+    monkeypatch.setattr(display, "_BEGUN", time.time())
     spark.sql("CREATE OR REPLACE TABLE ops.shown AS SELECT * FROM range(1200)")
     try:
         display.lakehouse_state(spark)
+        display.lakehouse_state(spark, all_tables=True)
+        monkeypatch.setattr(display, "_BEGUN", time.time())
+        display.lakehouse_state(spark)
+        spark.sql("DELETE FROM ops.shown_earlier WHERE id < 1500")
+        spark.sql("INSERT INTO ops.shown_earlier VALUES (7)")
+        display.lakehouse_state(spark)
     finally:
         catalog.drop_table(spark, "ops.shown")
-    lines = [line.split() for line in bundles[0]["text/plain"].splitlines()]
-    assert lines[0] == ["State", "of", "your", "lakehouse"]
-    assert ["ops.shown", "0", "1,200"] in lines
-    assert ["silver:", "none", "yet"] in lines
+        catalog.drop_table(spark, "ops.shown_earlier")
+    changed, everything, nothing, later = ([line.split() for line in b["text/plain"].splitlines()] for b in bundles)
+    assert changed[0] == ["State", "of", "your", "lakehouse"]
+    assert [line for line in changed if line[:1] == ["ops.shown"]] == [["ops.shown", "0", "1,200"]]
+    assert not [line for line in changed if line[:1] == ["ops.shown_earlier"]]
+    assert {("ops.shown",), ("ops.shown_earlier",)} <= {tuple(line[:1]) for line in everything}
+    assert "changed no table" in bundles[2]["text/plain"], nothing
+    assert ["ops.shown_earlier", "2", "-1,499"] in later

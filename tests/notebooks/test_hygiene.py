@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import gate
 import pytest
+from gate import CHAINS
 from hygiene import LINK, RULES, anchors, broken_link
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
@@ -37,6 +42,14 @@ def test_every_notebook_has_its_lesson_and_its_links_resolve(day: Day) -> None:
 @pytest.mark.parametrize("day", DAYS, ids=lambda day: day.name)
 def test_the_file_is_what_a_refresh_writes(day: Day) -> None:
     assert day.notebook.read_text(encoding="utf-8") == as_file(normalised(read(day.notebook))), "run: make notebooks"
+
+
+def test_every_day_is_in_one_chain_whose_outputs_are_compared() -> None:
+    assert Counter(day for chain in CHAINS for day in chain) == Counter(DAYS)
+    assert all(list(chain) == sorted(chain, key=lambda day: day.number) for chain in CHAINS)
+    files = (path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_stored_*.py"))
+    compared = [match for text in files for match in re.findall(r"^CHAIN = (\w+)$", text, re.MULTILINE)]
+    assert Counter(map(vars(gate).get, compared)) == Counter(CHAINS), "add a test_stored_*.py for the chain"
 
 
 def test_every_notebook_is_a_day() -> None:

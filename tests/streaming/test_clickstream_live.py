@@ -12,8 +12,10 @@ import pytest
 from confluent_kafka.admin import AdminClient
 from pyspark.sql import functions as F
 from streaming.clickstream_cases import (
+    IMPATIENT,
     QUARANTINE,
     TABLES,
+    Received,
     Sent,
     Traffic,
     await_status,
@@ -23,7 +25,7 @@ from streaming.clickstream_cases import (
 )
 
 from generators.produce_clickstream import produce
-from shared import streaming
+from shared import catalog, streaming
 from shared.errors import BrokerError, PipelineError
 from shared.runtime import kafka
 from shared.streaming import bronze, queries
@@ -32,17 +34,14 @@ from shared.streaming.contracts import BRONZE, EVENTS, SESSIONS
 # --- what fails, and what stands still -----------------------------------------------------------------------------
 
 
-def test_a_step_that_fails_in_python_is_told_by_its_error(traffic, monkeypatch):
-    def fail(batch, batch_id):
-        raise ValueError("no such shelf")
+GARBAGE = b"garbage"
 
-    monkeypatch.setattr(queries, "apply", fail)
-    traffic.send(event("a", 0))
-    with pytest.raises(PipelineError, match="has ended: ValueError: no such shelf"):
-        traffic.run()
-    monkeypatch.undo()
-    traffic.run()
-    traffic.assert_equal(computed(one.value for one in traffic.assert_complete()))
+
+def assert_all_there(traffic: Traffic) -> list[Received]:
+    """See that all tables hold what the topic's messages come to, and return the messages."""
+    received = traffic.assert_complete()
+    traffic.assert_equal(computed(one.value for one in received if one.value != GARBAGE))
+    return received
 
 
 def logged(traffic: Traffic) -> list[dict[str, object]]:
@@ -69,15 +68,14 @@ def test_what_a_run_did_before_it_failed_is_in_the_log(traffic, small_batches, m
         queries.sessions.update = fail
         queries.apply(batch, batch_id)
 
-    # Of one partition, so that each run of bronze is one file, and so a micro-batch of its own.
-    kafka.delete_topic(traffic.cluster, traffic.topic)
-    kafka.create_topic(traffic.cluster, traffic.topic, partitions=1)
+    # With one key, and so in one partition: each run of bronze is one file, and so a micro-batch of its own.
     twice = event("b", 0)
-    traffic.send(event("a", 0), twice, twice, Sent(None, b"garbage"), event("a", 1), event("a", 2))
+    messages = (event("a", 0), twice, twice, Sent(None, GARBAGE), event("a", 1), event("a", 2))
+    traffic.send(*(Sent(b"one", message.value) for message in messages))
     small_batches(4)
     with monkeypatch.context() as patch:
         patch.setattr(queries, "apply", fail_at_the_second)
-        with pytest.raises(PipelineError):
+        with pytest.raises(PipelineError, match="has ended: ValueError: no such shelf"):
             traffic.run()
     rows = logged(traffic)
     assert [row["status"] for row in rows] == ["succeeded", "failed", "failed", "failed"]
@@ -98,7 +96,7 @@ def test_what_a_run_did_before_it_failed_is_in_the_log(traffic, small_batches, m
     done = traffic.run()
     assert {run.status for run in done.values()} == {"unchanged", "succeeded"}
     assert (done[EVENTS].rows_read, done[EVENTS].rows_duplicate) == (2, 2), "its events were there already"
-    traffic.assert_equal(computed(one.value for one in traffic.assert_complete() if one.key))
+    assert_all_there(traffic)
     accepted = traffic.rows("ops.run_log", ("CAST(sum(rows_accepted) AS BIGINT)",), f"table_name = '{EVENTS}'")
     assert accepted == [(len(traffic.rows(EVENTS)),)]
 
@@ -121,36 +119,36 @@ def hanging(released: str):
 
 
 @pytest.mark.parametrize("which", [pytest.param("bronze", marks=pytest.mark.slow), "silver_gold"])
-def test_a_stream_that_does_nothing_for_long_says_so_and_is_ended(traffic, monkeypatch, tmp_path, capsys, which: str):
+def test_a_stream_that_does_nothing_for_long_says_so_and_is_ended(standing, monkeypatch, tmp_path, capsys, which: str):
     parsed = bronze.parsed
 
     def asleep(records):
         return parsed(records).where(F.expr("reflect('java.lang.Thread', 'sleep', 600000L) IS NOT NULL"))
 
-    traffic.send(event("a", 0))
+    standing.send(event("a", 0))
     with monkeypatch.context() as patch, impatience(limit=20.0):
         if which == "bronze":
             patch.setattr(bronze, "parsed", asleep)
         else:
             patch.setattr(queries, "apply", hanging(str(tmp_path / "never")))
         with pytest.raises(PipelineError, match=f"the stream clickstream_{which} has written nothing for ") as raised:
-            traffic.run()
+            standing.run()
     assert "`shopmetrics down`" in raised.value.hint
     told = re.findall(
         rf"^waiting: the stream clickstream_{which} has written .*$", capsys.readouterr().err, re.MULTILINE
     )
     assert len(told) == 1
-    assert traffic.spark.streams.active == []
-    assert [row["status"] for row in logged(traffic)] == ["failed" if which == "bronze" else "succeeded"] + 3 * [
+    assert standing.spark.streams.active == []
+    assert [row["status"] for row in logged(standing)] == ["failed" if which == "bronze" else "succeeded"] + 3 * [
         "failed"
     ]
-    traffic.run()
-    traffic.assert_equal(computed(one.value for one in traffic.assert_complete()))
+    standing.run()
+    assert_all_there(standing)
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.slow
-def test_a_stream_that_takes_long_and_gets_on_is_let_be(traffic, monkeypatch, capsys):
+def test_a_stream_that_takes_long_and_gets_on_is_let_be(standing, monkeypatch, capsys):
     """Its one micro-batch takes longer than a stream may do nothing unmentioned; from table to table it does not."""
 
     def slowly(batch, batch_id):
@@ -170,125 +168,106 @@ def test_a_stream_that_takes_long_and_gets_on_is_let_be(traffic, monkeypatch, ca
         queries.apply(batch, batch_id)
         time.sleep(15)
 
-    traffic.send(event("a", 0))
+    standing.send(event("a", 0))
     with impatience(limit=70.0), monkeypatch.context() as patch:
         patch.setattr(queries, "apply", slowly)
-        traffic.run()
+        standing.run()
     assert capsys.readouterr().err == ""
-    traffic.assert_equal(computed(one.value for one in traffic.assert_complete()))
+    assert_all_there(standing)
 
 
 # --- live ----------------------------------------------------------------------------------------------------------
 
 
-def test_live_everything_reaches_gold_and_the_display_tells_the_truth(traffic, monkeypatch, tmp_path):
-    traffic.send(event("before", -60))
-    setting = "spark.sql.adaptive.enabled"
-    traffic.spark.conf.set(setting, "true")
-    with streaming.Live(traffic.spark, traffic.home, traffic.cluster, traffic.topic, interval=0.2) as live:
-        assert traffic.spark.conf.get(setting) == "false", "else the steps of its micro-batches are compiled"
-        with pytest.raises(PipelineError, match="already run"):
-            traffic.run()
-        # How old it is by then says how long the streams took to start, not how fast they are.
-        waited = await_status(live, lambda s: s.latency_median, "the message that was there before")
-        manifest = produce(
-            traffic.cluster.client_config(), rate=20, duration=4, topic=traffic.topic, manifest_dir=tmp_path,
-            progress=False,
-        )  # fmt: skip
-        await_status(live, lambda s: s.messages == manifest.sent + 1, "every message")
-        status = await_status(live, lambda s: s.latency_median != waited.latency_median, "a later micro-batch")
-        assert status.lag == 0
-        assert status.stalled is None
-        assert 0 < status.latency_median <= status.latency_p99 < 60
-        status = await_status(
-            live, lambda s: s.open_sessions == len(traffic.rows(SESSIONS, where="is_open")) > 0, "open sessions"
-        )
-        # The last messages, which no micro-batch has taken yet when the block ends, or one has.
-        traffic.send(event("last", -50))
-    assert traffic.spark.conf.get(setting) == "true"
-    traffic.spark.conf.unset(setting)
-    assert live.done is not None
-    runs = {run.table_name: run for run in live.done.tables}
-    assert runs[EVENTS].rows_read == runs[BRONZE].rows_inserted
-    assert traffic.spark.streams.active == []
-    traffic.run()
-    received = traffic.assert_complete()
-    events = {row[0] for row in traffic.rows(EVENTS)}
-    assert len(events) == manifest.events + 2
-    counts = traffic.assert_accounts(disturbed=True)
-    assert counts["read"] == len(received)
-    assert counts["accepted"] == len(events)
-    assert counts["quarantined"] == len(traffic.rows(QUARANTINE, where=f"table_name = '{EVENTS}'"))
-
-
-def test_live_a_step_that_hangs_is_told_and_is_no_longer_once_it_goes_on(traffic, monkeypatch, tmp_path):
+def test_live_everything_reaches_gold_and_the_display_tells_the_truth(standing, monkeypatch, tmp_path):
+    """The streams run on through a step that hangs, messages that nobody reads, and a broker that hangs."""
     released = tmp_path / "released"
     monkeypatch.setattr(queries, "apply", hanging(str(released)))
-    traffic.send(event("a", 0))
-    with (
-        streaming.Live(traffic.spark, traffic.home, traffic.cluster, traffic.topic, 0.2) as live,
-        impatience(stall=2.0),
-    ):
-        status = await_status(live, lambda s: s.messages and not s.lag and s.stalled, "the standstill")
-        assert "the stream clickstream_silver_gold has written nothing for " in status.stalled
-        released.touch()
-        await_status(live, lambda s: s.latency_median and not s.stalled, "the event in gold")
-        # With nothing to do, it does nothing, and that is well.
-        end = time.monotonic() + 8
-        while time.monotonic() < end:
-            assert live.status().stalled is None
-            time.sleep(0.1)
-    traffic.assert_equal(computed(one.value for one in traffic.assert_complete()))
+    events_before = len(standing.rows(EVENTS)) if catalog.table_exists(standing.spark, EVENTS) else 0
+    setting = "spark.sql.adaptive.enabled"
+    standing.spark.conf.set(setting, "true")
+    standing.send(event("before", -60))
+    with streaming.Live(standing.spark, standing.home, standing.cluster, standing.topic, interval=0.2) as live:
+        assert standing.spark.conf.get(setting) == "false", "else the steps of its micro-batches are compiled"
+        with pytest.raises(PipelineError, match="already run"):
+            standing.run()
 
+        # A step hangs. It is told, and is no longer once it goes on.
+        with impatience(stall=2.0):
+            status = await_status(live, lambda s: s.messages and not s.lag and s.stalled, "the standstill")
+            assert "the stream clickstream_silver_gold has written nothing for " in status.stalled
+            released.touch()
+            # How old it is by then says how long it hung, not how fast the streams are.
+            waited = await_status(live, lambda s: s.latency_median and not s.stalled, "the event in gold")
+            # With nothing to do, it does nothing, and that is well.
+            end = time.monotonic() + 6
+            while time.monotonic() < end:
+                assert live.status().stalled is None
+                time.sleep(0.3)
 
-def test_live_messages_that_nobody_reads_are_told(traffic, monkeypatch):
-    traffic.send(event("a", 0))
-    with streaming.Live(traffic.spark, traffic.home, traffic.cluster, traffic.topic, 0.2) as live, impatience():
-        # So that nothing else stands still: to one who is impatient, the first micro-batch of gold does.
-        await_status(live, lambda s: s.latency_median, "the message in gold")
-        ends = kafka.end_offsets(traffic.cluster, traffic.topic)
-        with monkeypatch.context() as patch:
-            patch.setattr(kafka, "end_offsets", lambda *_: {**ends, 0: ends[0] + 3})
-            # The end of the micro-batch may be called a standstill first.
-            status = await_status(live, lambda s: "messages wait" in (s.stalled or ""), "the standstill")
-            assert status.lag == 3
-            assert re.fullmatch(r"3 messages wait, and none has been read for \d+ s", status.stalled)
-        await_status(live, lambda s: not s.stalled, "the end of it")
+        # Messages wait, and nobody reads them.
+        ends = kafka.end_offsets(standing.cluster, standing.topic)
+        with impatience():
+            with monkeypatch.context() as patch:
+                patch.setattr(kafka, "end_offsets", lambda *_: {**ends, 0: ends[0] + 3})
+                status = await_status(live, lambda s: "messages wait" in (s.stalled or ""), "the standstill")
+                assert status.lag == 3
+                assert re.fullmatch(r"3 messages wait, and none has been read for \d+ s", status.stalled)
+            await_status(live, lambda s: not s.stalled, "the end of it")
 
-
-def test_live_a_broker_that_hangs_is_told_and_the_streams_go_on_when_it_does(traffic):
-    traffic.send(event("a", 0))
-    with streaming.Live(traffic.spark, traffic.home, traffic.cluster, traffic.topic, interval=0.2) as live:
-        await_status(live, lambda s: s.messages == 1, "the message")
-        broker = kafka.running(traffic.home).process()
+        # The broker hangs.
+        broker = kafka.running(standing.home).process()
         broker.suspend()
         try:
             with impatience(answer=2.0):
                 status = live.status()
         finally:
             broker.resume()
-        assert status.stalled == f"Kafka at {traffic.cluster.bootstrap_servers} does not answer within 2 s."
-        traffic.send(event("a", 1))
-        await_status(live, lambda s: s.messages == 2 and not s.stalled, "the next message")
-    traffic.assert_equal(computed(one.value for one in traffic.assert_complete()))
-    assert {run.status for run in live.done.tables} == {"succeeded"}
+        assert status.stalled == f"Kafka at {standing.cluster.bootstrap_servers} does not answer within 2 s."
+
+        # And all goes on.
+        manifest = produce(
+            standing.cluster.client_config(), rate=20, duration=4, topic=standing.topic, manifest_dir=tmp_path,
+            progress=False, malformed=0.0,
+        )  # fmt: skip
+        standing.send(Sent(None, GARBAGE))
+        await_status(live, lambda s: s.messages == manifest.sent + 2, "every message")
+        status = await_status(
+            live, lambda s: s.latency_median != waited.latency_median and not s.stalled, "a later micro-batch"
+        )
+        assert status.lag == 0
+        assert 0 < status.latency_median <= status.latency_p99 < 60
+        await_status(
+            live, lambda s: s.open_sessions == len(standing.rows(SESSIONS, where="is_open")) > 0, "open sessions"
+        )
+        # The last messages, which no micro-batch has taken yet when the block ends, or one has.
+        standing.send(event("last", -50))
+    assert standing.spark.conf.get(setting) == "true"
+    standing.spark.conf.unset(setting)
+    assert live.done is not None
+    runs = {run.table_name: run for run in live.done.tables}
+    assert {run.status for run in runs.values()} == {"succeeded"}
+    assert runs[EVENTS].rows_read == runs[BRONZE].rows_inserted
+    assert standing.spark.streams.active == []
+    standing.run()
+    received = assert_all_there(standing)
+    events = len(standing.rows(EVENTS))
+    assert events == events_before + manifest.events + 2
+    counts = standing.assert_accounts(disturbed=True)
+    assert counts["read"] == len(received)
+    assert counts["accepted"] == events
+    assert counts["quarantined"] == len(standing.rows(QUARANTINE, where=f"table_name = '{EVENTS}'")) == 1
 
 
-def test_live_a_broker_that_is_gone_is_told_and_nothing_is_lost(traffic, monkeypatch):
-    # What a client of the stream waits for before it gives up.
-    timeouts = {
-        "kafka.default.api.timeout.ms": "4000",
-        "kafka.request.timeout.ms": "2000",
-        "fetchOffset.numRetries": "1",
-    }
-    monkeypatch.setattr(bronze, "_TIMEOUTS", timeouts)
-    traffic.send(event("a", 0))
+def test_live_a_broker_that_is_gone_is_told_and_nothing_is_lost(standing, monkeypatch):
+    monkeypatch.setattr(bronze, "_TIMEOUTS", IMPATIENT)
+    standing.send(event("a", 0))
     told = []
 
     def lose_the_broker() -> None:
-        with streaming.Live(traffic.spark, traffic.home, traffic.cluster, traffic.topic, interval=0.2) as live:
+        with streaming.Live(standing.spark, standing.home, standing.cluster, standing.topic, interval=0.2) as live:
             await_status(live, lambda s: s.messages == 1, "the message")
-            broker = kafka.running(traffic.home).process()
+            broker = kafka.running(standing.home).process()
             broker.send_signal(signal.SIGKILL)
             psutil.wait_procs([broker], timeout=10)
             with impatience(answer=2.0):
@@ -296,31 +275,32 @@ def test_live_a_broker_that_is_gone_is_told_and_nothing_is_lost(traffic, monkeyp
 
     with pytest.raises(BrokerError) as raised:
         lose_the_broker()
-    problem = f"Kafka at {traffic.cluster.bootstrap_servers} does not answer within 2 s."
+    problem = f"Kafka at {standing.cluster.bootstrap_servers} does not answer within 2 s."
     assert set(told) == {problem}
     assert raised.value.problem == problem
     assert "`shopmetrics up`" in raised.value.hint
-    assert traffic.spark.streams.active == []
-    assert {(row["status"], row["reason"]) for row in logged(traffic)} == {("failed", problem)}
-    assert logged(traffic)[0]["rows_inserted"] == 1
-    kafka.up(traffic.home)
-    traffic.send(event("a", 1))
-    traffic.run()
-    traffic.assert_equal(computed(one.value for one in traffic.assert_complete()))
+    assert standing.spark.streams.active == []
+    assert {(row["status"], row["reason"]) for row in logged(standing)} == {("failed", problem)}
+    assert logged(standing)[0]["rows_inserted"] == 1
+    kafka.up(standing.home)
+    standing.send(event("a", 1))
+    standing.run()
+    assert_all_there(standing)
 
 
-def test_live_a_topic_that_is_removed_is_told(traffic):
-    traffic.send(event("a", 1))
-    client = AdminClient(traffic.cluster.client_config())
+def test_live_a_topic_that_is_removed_is_told(standing):
+    standing.send(event("a", 1))
+    held = len(standing.rows(EVENTS)) if catalog.table_exists(standing.spark, EVENTS) else 0
+    client = AdminClient(standing.cluster.client_config())
 
     def remove() -> None:
-        with streaming.Live(traffic.spark, traffic.home, traffic.cluster, traffic.topic, interval=0.2) as live:
+        with streaming.Live(standing.spark, standing.home, standing.cluster, standing.topic, interval=0.2) as live:
             await_status(live, lambda status: status.latency_median, "the message in gold")
-            client.delete_topics([traffic.topic])[traffic.topic].result(10)
+            client.delete_topics([standing.topic])[standing.topic].result(10)
             await_status(live, lambda status: False, "an end")
 
     with pytest.raises((BrokerError, PipelineError)) as told:
         remove()
-    assert traffic.topic in told.value.problem
-    assert len(traffic.rows(EVENTS)) == 1
-    assert traffic.spark.streams.active == []
+    assert standing.topic in told.value.problem
+    assert len(standing.rows(EVENTS)) == held + 1
+    assert standing.spark.streams.active == []

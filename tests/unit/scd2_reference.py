@@ -46,9 +46,9 @@ def upsert(tracked: str | None, at: int | None, untracked: str | None = "Ann") -
     return Delivery("?", at, tracked, untracked)
 
 
-def delete(at: int, untracked: str | None = "Ann") -> Delivery:
-    """Return the event that a thing ended."""
-    return Delivery("?", at, None, untracked, deleted=True)
+def delete(at: int, untracked: str | None = "Ann", tracked: str | None = None) -> Delivery:
+    """Return the event that a thing ended; it may say again what was known of it."""
+    return Delivery("?", at, tracked, untracked, deleted=True)
 
 
 def versions(deliveries: Iterable[Delivery]) -> list[Version]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import subprocess
@@ -10,13 +11,16 @@ from pathlib import Path
 
 import pytest
 from pyspark.errors import AnalysisException
+from rich.console import Console
 from typer.main import get_command
 from typer.testing import CliRunner
 
 import shared
 from shared import cli, pipeline
+from shared.catalog import TableState
 from shared.cli import app
-from shared.course import runner
+from shared.course import course_run
+from shared.course.course_run import CourseRun, DayRun, print_run
 from shared.course.days import DAYS
 from shared.pipeline import PipelineRun
 from shared.run_log import RuleResult, TableRun
@@ -73,6 +77,7 @@ def test_status_without_an_engine_says_so_and_starts_none(tmp_path):
     answer = run("status", "--json", SHOPMETRICS_HOME=str(tmp_path / "home"))
     told = json.loads(answer.stdout)
     assert told["engine"] == told["broker"] == {"running": False}
+    assert "everything together may use" in told["memory"]
     assert not (tmp_path / "home").exists()
 
 
@@ -133,7 +138,7 @@ def test_what_the_engine_could_not_do_is_a_sentence_too(monkeypatch, capsys):
 def test_the_pipelines_exit_status_is_0_only_if_every_table_is_in_order(monkeypatch, statuses, code):
     asked = []
 
-    def pretend(spark, layers, full, on_end):
+    def pretend(spark, layers, full, on_end, is_gated):
         now = datetime(2026, 1, 1, tzinfo=UTC)
         tables = tuple(TableRun("r", f"gold.t{n}", status, now, 0.1) for n, status in enumerate(statuses))
         asked.append((layers, full))
@@ -150,8 +155,8 @@ def test_the_pipelines_exit_status_is_0_only_if_every_table_is_in_order(monkeypa
 
 
 def test_the_courses_exit_status_says_whether_it_got_to_its_end(monkeypatch, tmp_path):
-    failed = runner.DayFailed(DAYS[3], "Day 4 stopped in cell [9]: ValueError: no", "mend it")
-    monkeypatch.setattr(runner, "run", lambda *given: runner.CourseRun(tmp_path, tmp_path, error=failed))
+    failed = course_run.DayFailed(DAYS[3], "Day 4 stopped in cell [9]: ValueError: no", "mend it")
+    monkeypatch.setattr(course_run, "run", lambda *given: course_run.CourseRun(tmp_path, tmp_path, error=failed))
     result = CliRunner().invoke(app, ["course"])
     assert result.exit_code == 1
     assert "Day 4 stopped in cell [9]: ValueError: no" in result.output
@@ -162,20 +167,46 @@ def test_the_pipelines_summary_tells_tables_reasons_and_whether_the_limit_is_met
     good = TableRun(
         "f00d", "silver.dim_products", "succeeded", started, 1.25, rows_read=1_086, rows_quarantined=19,
         rows_inserted=1_000, rows_updated=6, to_version=7,
-        rules=(RuleResult("price_is_plausible", "warn", 1_086, 3),),
+        rules=(
+            RuleResult("price_is_plausible", "warn", 1_086, 3),
+            RuleResult("line_is_well_formed", "quarantine", 1_086, 19),
+        ),
     )  # fmt: skip
+    most = TableRun("f00d", "silver.orders_clean", "succeeded", started, 0.0, rows_read=1_000, rows_quarantined=51)
     bad = TableRun("f00d", "gold.customer_ltv", "skipped", started, 0.0, reason="silver.orders_clean failed")
-    cli._print_pipeline(PipelineRun("f00d", 75.5, (good, bad), {"orders/2026-01-01/a.csv": ["coupon"]}))
+    refused = {"orders/2026-01-01/b.csv": "it looks like UTF-16: save it as UTF-8"}
+    ignored = {f"orders/{number}.txt": "it is in no folder of a batch date" for number in range(25)}
+    extra = {"orders/2026-01-01/a.csv": ["coupon"]}
+    done = PipelineRun("f00d", 75.5, (good, most, bad), extra, refused, ignored)
+    assert not done.ok
+    cli._print_pipeline(done)
     told = " ".join(capsys.readouterr().out.split())
     for words in (
         "silver.dim_products succeeded 1,086 19 0 1,006 7 1.2",
         "gold.customer_ltv: silver.orders_clean failed",
         "coupon of orders/2026-01-01/a.csv",
         "price_is_plausible",
+        "REFUSED orders/2026-01-01/b.csv: it looks like UTF-16: save it as UTF-8",
+        "not read, because it is in no folder of a batch date: orders/19.txt",
+        "not read: 5 more",
+        "silver.dim_products: 19 rows set aside by line_is_well_formed",
+        "WARNING silver.orders_clean: 5.1% of its new rows were set aside, more than 5%",
+        """shopmetrics sql "SELECT table_name, rule, reason, source FROM silver.quarantine WHERE run_id = 'f00d'\"""",
         "NFR-001",
         "f00d",
     ):
         assert words in told
+
+
+def test_a_figure_is_whole_however_narrow_the_output_is():
+    states = (TableState("gold.product_performance", 12, 11_013), TableState("bronze.orders_raw", 1, 1_104_473_001))
+    day = DayRun(9, "09_gold", "Gold: product performance", 1234.5, 12_345.0, states, 5, Path("copy.ipynb"))
+    console = Console(width=80, file=io.StringIO())
+    print_run(CourseRun(Path("home"), Path("runs"), [day]), console)
+    told = console.file.getvalue()
+    for figure in ("1234.5", "12,345", "5 ok", "gold.product_performance", "11,013", "1,104,473,001"):
+        assert figure in told
+    assert max(map(len, told.splitlines())) <= 80
 
 
 def test_down_without_servers_is_no_error(tmp_path):
@@ -227,3 +258,33 @@ def test_doctor_warns_of_a_stale_spark_home_and_names_the_java_it_passes_over(tm
     findings = {finding["name"]: finding for finding in json.loads(answer.stdout)}
     assert findings["SPARK_HOME"]["verdict"] == "warning"
     assert "not used: JAVA_HOME: Java 8" in findings["Java"]["found"]
+
+
+def test_a_secret_is_kept_found_and_removed_and_never_printed(tmp_path):
+    kept = subprocess.run(
+        [SHOPMETRICS, "secret", "A_TOKEN"], env=os.environ | {"SHOPMETRICS_HOME": str(tmp_path)}, capture_output=True,
+        text=True, input="the value of the token\n",
+    )  # fmt: skip
+    assert kept.returncode == 0, kept.stderr
+    assert kept.stdout.endswith(f"kept in {tmp_path / 'secrets.toml'}\n")
+    assert "the value" not in kept.stdout + kept.stderr
+    assert run("secret", "A_TOKEN", "--where", SHOPMETRICS_HOME=str(tmp_path)).stdout == "file secrets.toml\n"
+    there = run("secret", "A_TOKEN", "--where", SHOPMETRICS_HOME=str(tmp_path), A_TOKEN="another")
+    assert there.stdout == "environment variable A_TOKEN\n"
+    assert run("secret", "A_TOKEN", "--remove", SHOPMETRICS_HOME=str(tmp_path)).stdout.startswith("removed from ")
+    gone = run("secret", "A_TOKEN", "--where", SHOPMETRICS_HOME=str(tmp_path))
+    assert gone.returncode == 1
+    assert "The secret A_TOKEN is nowhere." in gone.stderr
+    both = run("secret", "A_TOKEN", "--where", "--remove", SHOPMETRICS_HOME=str(tmp_path))
+    assert "exclude each other" in both.stderr
+
+
+def test_a_package_that_a_job_does_not_install_is_named_with_the_extra_that_has_it(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "pyspark", None)
+    monkeypatch.setitem(sys.modules, "pyspark.errors", None)
+    monkeypatch.setattr(sys, "argv", ["shopmetrics", "sql", "SELECT 1"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    said = capsys.readouterr().err
+    assert "error: the package pyspark" in said
+    assert "shopmetrics[client]" in said

@@ -11,7 +11,9 @@ import pytest
 from generators.defects import HOW_TO_FIND
 from shared.bronze.contracts import AUDIT_COLUMNS, SOURCES, Source
 from shared.course.days import DAYS
-from shared.settings import CHECKOUT
+from shared.course.engine_settings import as_markdown
+from shared.runtime.spark import NOT_STOCK, spark_conf
+from shared.settings import CHECKOUT, Settings
 
 DOCS = CHECKOUT / "docs"
 BRD = (DOCS / "brd.md").read_text(encoding="utf-8")
@@ -160,3 +162,23 @@ def test_worked_revenue_follows_the_definition() -> None:
         assert quantity * price * (1 - percent / 100) == exact
         assert exact.quantize(CENT, ROUND_HALF_UP) == net
         assert quantity * price - net == discount
+
+
+# The engine's settings
+
+PLUMBING = re.compile(
+    r"spark\.(master|app\.name|driver\.|local\.dir|connect\.grpc\.|sql\.(warehouse\.dir|extensions|catalog\.)|openlineage\.)"
+    r"|spark\.(extraListeners|ui\.showConsoleProgress)$"
+    # These have stock's value; it is written down so that no other default takes its place.
+    r"|spark\.sql\.(catalogImplementation|ansi\.enabled|execution\.arrow\.pyspark\.enabled)$"
+    r"|spark\.sql\.pyspark\.jvmStacktrace\.enabled$|spark\.databricks\.delta\.properties\.defaults\."
+)
+"""Places, addresses and plug-ins: they change nothing that a query does."""
+
+
+def test_lesson_1_discloses_every_setting_that_is_not_stock_spark() -> None:
+    lesson = (CHECKOUT / "lessons" / "01_workspace.md").read_text(encoding="utf-8")
+    assert as_markdown() in lesson, "put this there, from `python -m shared.course.engine_settings`:\n" + as_markdown()
+    conf = spark_conf(Settings(spark_conf=""))
+    assert [name for name in conf if name not in NOT_STOCK and not PLUMBING.match(name)] == [], "say why in NOT_STOCK"
+    assert NOT_STOCK.keys() <= conf.keys()

@@ -867,7 +867,7 @@ def test_customers_come_from_ten_countries(clean: Path) -> None:
     assert all(row["email"].isascii() for row in customers)
 
 
-@pytest.mark.parametrize("name", ["demand", "generate_products", "pools", "random_streams"])
+@pytest.mark.parametrize("name", ["demand", "pools", "products", "random_streams"])
 def test_examples_in_docstrings(name: str) -> None:
     result = doctest.testmod(importlib.import_module(f"generators.{name}"))
     assert result.attempted > 0

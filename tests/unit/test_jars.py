@@ -84,6 +84,23 @@ def test_a_damaged_jar_is_replaced_if_the_network_is_there(one_jar, cache, tmp_p
     assert [path.read_bytes() for path in ensure_jars(cache)] == [CONTENT]
 
 
+def test_a_cache_directory_that_cannot_be_made_is_named(one_jar, cache, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(EngineError, match=r"cannot be kept in .*file/cache/jars: Not a directory(.|\n)*CACHE_DIR"):
+        ensure_jars(cache.model_copy(update={"cache_dir": tmp_path / "file" / "cache"}))
+
+
+def test_while_jars_arrive_it_is_said_how_much_is_there(one_jar, cache, tmp_path):
+    def told(arrived: int) -> None:
+        if arrived == 5:
+            (tmp_path / "told").touch()
+
+    part = 'd="$(dirname "$(dirname "$last")")/ivy-cache"; mkdir -p "$d"; printf 12345 > "$d/thing.jar"'
+    wait = f"n=0; until test -e {tmp_path}/told; do n=$((n + 1)); test $n -lt 600 || exit 1; sleep 0.1; done"
+    java = resolver(tmp_path, f"for last; do :; done; {part}; {wait}; {DELIVER.format(CONTENT.decode())}")
+    ensure_jars(cache.model_copy(update={"java_home": java}), told=told)
+
+
 def test_intact_jars_are_used_without_asking_anybody(one_jar, cache, tmp_path):
     kept = cache.cache_dir / "jars" / one_jar.filename
     kept.parent.mkdir(parents=True)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
 
 from shared.errors import EngineError
 from shared.runtime import java
+from shared.runtime import spark as engine
 
 
 def fake_jdk(home: Path, version: str) -> Path:
@@ -60,3 +62,12 @@ def test_without_any_java_everything_that_was_looked_at_is_listed(settings, tmp_
     monkeypatch.setenv("JAVA_HOME", str(fake_jdk(tmp_path / "jdk11", "11.0.22")))
     with pytest.raises(EngineError, match=r"pinned by the project.*no Java that runs.*JAVA_HOME.*Java 11"):
         java.find_java(settings)
+
+
+def test_the_token_is_in_a_private_file_and_not_on_the_command_line(settings, tmp_path):
+    """Every user of a machine may list its processes and their arguments."""
+    argfile, conf = tmp_path / "engine.args", {"spark.connect.authenticate.token": "hunter2"}
+    command = engine.java_command(settings, java.find_java(settings), [Path("a.jar")], conf, [], argfile)
+    assert command[1:] == [f"@{argfile}"]
+    assert "-Dspark.connect.authenticate.token=hunter2" in argfile.read_text()
+    assert stat.S_IMODE(argfile.stat().st_mode) == 0o600

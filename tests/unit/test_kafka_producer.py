@@ -25,8 +25,9 @@ from typer.testing import CliRunner
 from generators import produce_clickstream
 from generators.clickstream import EVENT_TYPES, FUNNEL, Clickstream, ClickstreamPlan
 from generators.plan import GeneratorError
-from generators.produce_clickstream import SESSION_COLUMNS, TOPIC, ClickstreamManifest, produce, stretch
+from generators.produce_clickstream import SESSION_COLUMNS, ClickstreamManifest, produce, stretch
 from shared import clock
+from shared.runtime.kafka import TOPIC
 from shared.settings import CHECKOUT
 
 DAY_1 = datetime(2026, 1, 1, tzinfo=UTC)

@@ -52,19 +52,31 @@ def test_the_gate_asks_in_a_stated_order():
     assert gates == {
         "silver.dim_customers": [
             "line_is_well_formed", "customer_id_is_not_null", "updated_at_is_not_null",
-            "email_is_not_null", "email_is_valid",
+            "updated_at_is_not_in_the_future", "email_is_not_null", "email_is_valid",
         ],
         "silver.dim_products": [
             "line_is_well_formed", "product_id_is_not_null", "updated_at_is_not_null",
-            "list_price_is_not_negative", "category_is_not_null",
+            "updated_at_is_not_in_the_future", "list_price_is_not_negative", "category_is_not_null",
         ],
         "silver.orders_clean": [
             "line_is_well_formed", "order_id_is_not_null", "updated_at_is_not_null",
-            "customer_id_is_not_null", "product_id_is_not_null", "order_ts_is_not_null",
-            "order_ts_is_not_in_the_future", "quantity_is_positive", "unit_price_is_not_negative",
-            "discount_pct_is_in_range", "status_is_known",
+            "updated_at_is_not_in_the_future", "customer_id_is_not_blank", "product_id_is_not_null",
+            "order_ts_is_not_null", "order_ts_is_not_in_the_future", "quantity_is_positive",
+            "unit_price_is_not_negative", "discount_pct_is_in_range", "status_is_known",
+            "order_date_fits", "gross_amount_fits", "net_amount_fits", "discount_amount_fits",
         ],
     }  # fmt: skip
+
+
+def test_a_derived_column_stands_in_the_rules_of_those_below_it_as_its_expression():
+    derived = [
+        {"name": "gross", "type": "INT", "expression": "a * b"},
+        {"name": "net", "type": "INT", "expression": "CASE WHEN kind = 'gross \\' net' THEN `Gross` ELSE grossly END"},
+    ]
+    rules = {rule.name: rule for rule in TableDefinition.model_validate(VISITS | {"derived_columns": derived}).gate}
+    assert rules["gross_fits"].expectation == "(a * b) IS NULL OR try_cast((a * b) AS INT) IS NOT NULL"
+    net = "CASE WHEN kind = 'gross \\' net' THEN try_cast((a * b) AS INT) ELSE grossly END"
+    assert rules["net_fits"].expectation == f"({net}) IS NULL OR try_cast(({net}) AS INT) IS NOT NULL"
 
 
 WRONG = {
@@ -266,3 +278,19 @@ def test_a_rule_reads_the_same_from_the_file_and_from_the_control_table():
     spoken = {"name": "id_is_positive", "expect_or_quarantine": "id > 0", "limit": "more than 0"}
     stored = {"name": "id_is_positive", "severity": "quarantine", "expectation": "id > 0", "limit": "more than 0"}
     assert metadata.Rule.model_validate(spoken) == metadata.Rule.model_validate(stored)
+
+
+def test_a_fingerprint_changes_with_what_decides_the_rows_and_with_nothing_else():
+    """A table whose definition has another fingerprint than its rows were made by is made anew."""
+    rule = {"name": "city_is_known", "expect_or_quarantine": "city IS NOT NULL", "limit": "a city"}
+    deciding = [
+        {"rules": [rule]}, {"rules": [rule | {"limit": "any city"}]}, {"source": "bronze.folk"}, {"columns": []},
+        {"tracked_columns": ["city", "name"]}, {"sequence_column": "then"}, {"delete_flag": None},
+    ]  # fmt: skip
+    others = [{"comment": "People."}, {"processing_order": 11}, {"is_enabled": False}]
+
+    def fingerprint(change: dict) -> str:
+        return TableDefinition.model_validate(PEOPLE | change).fingerprint
+
+    assert len({fingerprint(change) for change in ({}, *deciding)}) == 1 + len(deciding)
+    assert {fingerprint(change) for change in others} == {fingerprint({})}

@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -38,6 +39,11 @@ def test_a_record_survives_the_disk_and_is_private(tmp_path, child):
     assert process.read_record(path) == record_of(child.pid)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert os.listdir(tmp_path) == ["engine.json"]
+
+
+def test_a_record_that_is_shown_hides_its_token(child):
+    record = replace(record_of(child.pid), token="hunter2")
+    assert "hunter2" not in f"{record} {record!r} {[record]}"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": 1}', "null"])

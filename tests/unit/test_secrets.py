@@ -5,6 +5,7 @@ import sys
 from types import ModuleType, SimpleNamespace
 
 import pytest
+from pydantic import SecretStr
 
 from shared import secrets
 from shared.errors import SecretError
@@ -63,3 +64,48 @@ def test_on_databricks_a_scope_that_is_not_there_is_one_of_the_places(settings, 
     monkeypatch.setattr(secrets, "on_databricks", lambda: True)
     with pytest.raises(SecretError, match="Databricks scope shopmetrics"):
         secrets.get("NOT_THERE", settings)
+
+
+def test_a_secret_that_is_replaced_or_removed_is_gone_from_the_file(settings):
+    secrets.put("TOKEN", "the first value", settings)
+    secrets.put("OTHER", "stays", settings)
+    secrets.put("TOKEN", SecretStr("the second value"), settings)
+    assert secrets.get("TOKEN", settings).get_secret_value() == "the second value"
+    assert "the first" not in secrets.secrets_file(settings).read_text()
+    assert secrets.remove("TOKEN", settings)
+    assert not secrets.remove("TOKEN", settings)
+    assert secrets.find("TOKEN", settings) is None
+    assert secrets.secrets_file(settings).read_text() == 'OTHER = "stays"\n'
+    assert stat.S_IMODE(secrets.secrets_file(settings).stat().st_mode) == 0o600
+
+
+def test_the_place_that_counts_is_told_and_no_value(settings, monkeypatch):
+    assert secrets.place("TOKEN", settings) is None
+    secrets.put("TOKEN", "of the file", settings)
+    assert secrets.place("TOKEN", settings) == "file secrets.toml"
+    monkeypatch.setenv("TOKEN", "of the environment")
+    assert secrets.place("TOKEN", settings) == "environment variable TOKEN"
+
+
+def test_on_databricks_the_scope_comes_before_the_environment(settings, monkeypatch):
+    asked = []
+
+    def store(session: object) -> SimpleNamespace:
+        def value(scope: str, name: str) -> str:
+            asked.append((scope, name))
+            return "of the scope"
+
+        names = SimpleNamespace(list=lambda scope: [SimpleNamespace(key="TOKEN")], get=value)
+        return SimpleNamespace(secrets=names)
+
+    utils = ModuleType("pyspark.dbutils")
+    utils.DBUtils = store
+    monkeypatch.setitem(sys.modules, "pyspark.dbutils", utils)
+    monkeypatch.setattr("pyspark.sql.SparkSession.builder", SimpleNamespace(getOrCreate=lambda: None))
+    monkeypatch.setattr(secrets, "on_databricks", lambda: True)
+    for name in ("TOKEN", "OTHER"):
+        monkeypatch.setenv(name, "of the environment")
+    assert secrets.get("TOKEN", settings).get_secret_value() == "of the scope"
+    assert secrets.get("OTHER", settings).get_secret_value() == "of the environment"
+    assert secrets.place("TOKEN", settings) == "Databricks scope shopmetrics"
+    assert set(asked) == {("shopmetrics", "TOKEN")}

@@ -1,0 +1,1 @@
+"""The dashboard: Streamlit pages on the learner's own gold. No module here imports Spark."""

@@ -1,0 +1,146 @@
+"""A deployment, rehearsed on this machine: the jobs of ``cd.yml`` in their order, with a directory for a workspace.
+
+What is deployed is what a workspace gets: the wheel, built once, and the bundle's resources as a target sees them. The
+job then runs the code of the wheel and not that of the checkout. A target that fails stops those that need it; one
+behind an environment gate waits until it is approved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any, Literal
+
+from shared.delivery import bundle, jobs, records, workflows
+from shared.errors import BundleError
+from shared.settings import CHECKOUT, Settings, get_settings
+
+State = Literal["deployed", "failed", "waiting for approval", "left out"]
+
+SMOKE = "nightly"
+"""The job that is run after a deployment to dev."""
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What became of one target of a rehearsal."""
+
+    target: str
+    state: State
+    version: str = ""
+    """The first characters of the wheel's SHA-256: the same wheel is deployed to every target."""
+    reason: str = ""
+    """Why it failed, waits, or was not deployed to."""
+
+
+def stages(content: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the targets that a workflow deploys to, each with those that it needs, in the order of deployment.
+
+    A job deploys if one of its steps is ``make deploy``; its target is the ``TARGET`` of its environment.
+
+    Raises:
+        BundleError: if two jobs need each other.
+    """
+    targets = {
+        name: str((job.get("env") or {})["TARGET"])
+        for name, job in content["jobs"].items()
+        if "deploy" in workflows.make_targets(job)
+    }
+    needs = {name: [content["jobs"][name].get("needs") or []] for name in targets}
+    flat = {
+        name: [one for entry in found for one in ([entry] if isinstance(entry, str) else entry)]
+        for name, found in needs.items()
+    }
+    try:
+        ordered = list(
+            TopologicalSorter({name: [one for one in flat[name] if one in targets] for name in targets}).static_order()
+        )
+    except CycleError as error:
+        raise BundleError(f"The jobs need each other: {' -> '.join(error.args[1])}.", "correct `needs`") from error
+    return {targets[name]: [targets[one] for one in flat[name] if one in targets] for name in ordered}
+
+
+def rehearse(
+    approved: bool = False,
+    root: Path = CHECKOUT,
+    settings: Settings | None = None,
+    tell: Callable[[Deployment], None] | None = None,
+    quiet: bool = False,
+) -> list[Deployment]:
+    """Deploy to every target of ``cd.yml`` in its order, and run the nightly job where the workflow does.
+
+    Args:
+        approved: let the targets behind a gate be deployed to; without it they wait.
+        root: the checkout that is deployed.
+        settings: the home; defaults to this process's settings.
+        tell: told of each target as it ends.
+        quiet: do not show the tasks' output.
+
+    Raises:
+        BundleError: if the wheel cannot be built.
+    """
+    settings = settings or get_settings()
+    content = workflows.read(workflows.CD, root)
+    wheel = build_wheel(root)
+    version = hashlib.sha256(wheel.read_bytes()).hexdigest()[:12]
+    done: dict[str, Deployment] = {}
+    for target, needed in stages(content).items():
+        if stopped := [one for one in needed if done[one].state != "deployed"]:
+            done[target] = Deployment(target, "left out", reason=f"{', '.join(stopped)} is not deployed")
+        elif needed and not approved:
+            done[target] = Deployment(
+                target, "waiting for approval", reason=f"the environment {target} asks for a reviewer"
+            )
+        else:
+            done[target] = _deploy(target, root, wheel, version, settings, runs_smoke=not needed, quiet=quiet)
+        if tell:
+            tell(done[target])
+    records.keep("deployment", [asdict(one) for one in done.values()], settings)
+    return list(done.values())
+
+
+def _deploy(
+    target: str, root: Path, wheel: Path, version: str, settings: Settings, runs_smoke: bool, quiet: bool
+) -> Deployment:
+    try:
+        found = bundle.read(target, root)
+        bundle.require_sound(found)
+    except BundleError as error:
+        return Deployment(target, "failed", version, error.problem)
+    folder = place(target, settings)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / "resources.json").write_text(json.dumps(found.resources, indent=2), encoding="utf-8")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder / "wheel")
+    if runs_smoke:
+        runs = jobs.run(found, SMOKE, code=folder / "wheel", quiet=quiet)
+        if failed := [one.task_key for one in runs if one.state == "failed"]:
+            return Deployment(target, "failed", version, f"the job {SMOKE} failed at {', '.join(failed)}")
+    return Deployment(target, "deployed", version)
+
+
+def place(target: str, settings: Settings | None = None) -> Path:
+    """Return the directory that stands for the workspace of a target: ``wheel/`` and ``resources.json``."""
+    return (settings or get_settings()).delivery / "workspace" / target
+
+
+def build_wheel(root: Path = CHECKOUT) -> Path:
+    """Build the wheel as the bundle says, and return it.
+
+    Raises:
+        BundleError: with what the build said, if it failed.
+    """
+    command = bundle.read(root=root).content["artifacts"]["wheel"]["build"]
+    done = subprocess.run(command, shell=True, cwd=root, capture_output=True, text=True, check=False)
+    wheels = sorted((root / "dist").glob("*.whl"))
+    if done.returncode or not wheels:
+        raise BundleError(f"`{command}` did not build the wheel:\n{(done.stdout + done.stderr).strip()}", "make setup")
+    return wheels[-1]
