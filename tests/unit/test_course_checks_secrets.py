@@ -75,7 +75,11 @@ def test_a_resolver_that_reads_a_file_of_others_fails(home: Settings, monkeypatc
     assert (found.ok, found.found) == (False, "mode 600; a copy of mode 640 is read")
 
 
-@pytest.mark.parametrize("accepts", [{"first", "second"}, set(), {"second", "revoked"}], ids=str)
+@pytest.mark.parametrize(
+    "accepts",
+    [{"first", "second"}, set(), {"second", "revoked"}],
+    ids=lambda given: " and ".join(sorted(given)) or "nobody",
+)
 def test_a_broker_that_lets_in_the_wrong_ones_fails(
     home: Settings, broker: Callable[[set[str]], None], accepts: set[str]
 ) -> None:
