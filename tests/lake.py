@@ -19,7 +19,7 @@ import duckdb
 import pyarrow as pa
 from deltalake import DeltaTable, QueryBuilder, write_deltalake
 
-from shared import catalog
+from shared import catalog, delta_log
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -31,7 +31,9 @@ NAME = re.compile(r"\b(bronze|silver|gold|ops)\.(\w+)")
 
 def read(table: Path, query: str = "SELECT * FROM t") -> pa.Table:
     """Return a table's rows, or those of a query that calls it ``t``."""
-    return pa.table(QueryBuilder().register("t", DeltaTable(table)).execute(query).read_all())
+    # The version is named, so that what is read is never older than the log that lies there.
+    newest = DeltaTable(table, version=delta_log.newest_version(table / "_delta_log"))
+    return pa.table(QueryBuilder().register("t", newest).execute(query).read_all())
 
 
 def rows(lakehouse: Path, query: str) -> list[Any]:

@@ -299,29 +299,30 @@ def test_a_start_that_moved_before_the_batch_was_killed_is_counted_out_of_its_ho
 
 
 def test_a_session_is_open_until_others_move_on(batches):
-    def open_sessions() -> list[str]:
-        return [user for user, *_ in batches.traffic.rows(SESSIONS, where="is_open")]
+    def assert_open(*users: str) -> None:
+        found = [user for user, *_ in batches.traffic.rows(SESSIONS, where="is_open")]
+        assert found == list(users), f"{batches.traffic.versions()}, {batches.traffic.rows(LOG)[-2:]}"
 
     def at(user: str, minutes: float, event_type: str = "page_view") -> Sent:
         # Weeks after all that the tables hold.
         return event(user, 50_000 + minutes, event_type)
 
     batches.take(at("early", 0), at("late", 10, "add_to_cart"))
-    assert open_sessions() == ["early", "late"]
+    assert_open("early", "late")
     batches.take(at("other", 30))
-    assert open_sessions() == ["late", "other"]
+    assert_open("late", "other")
     # Its own late event changes its hour and its session, and opens nothing: the others have gone on.
     before = batches.traffic.versions()[SESSIONS]
     batches.take(at("early", -5, "purchase"), at("early", -20))
-    assert open_sessions() == ["late", "other"]
+    assert_open("late", "other")
     changed = catalog.changes_since(batches.traffic.spark, SESSIONS, before)
     assert (changed["inserted"], changed["deleted"]) == (1, 1)
     batches.assert_equal()
     # After hours of silence all that were open are not, however long ago that was decided of others.
     batches.take(at("far", 300))
-    assert open_sessions() == ["far"]
+    assert_open("far")
     batches.take(at("farther", 329), at("between", 100), at("far", 330))
-    assert open_sessions() == ["far", "farther"]
+    assert_open("far", "farther")
     batches.assert_equal()
 
 
