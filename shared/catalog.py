@@ -1,4 +1,4 @@
-"""Names: the schemas of the lakehouse, where their tables are kept, and what is in them.
+"""The lakehouse's schemas and tables: their names, where they are stored, and what their logs say.
 
 Two-part names (``bronze.orders_raw``) are the same everywhere. On Databricks the catalog is set once per session and
 the landing zone is the volume ``bronze.raw_data``; locally a table is the plain Delta directory
@@ -49,18 +49,18 @@ class TableState:
 
 @dataclass(frozen=True)
 class Standing:
-    """Which table one is, and how it stands."""
+    """A table's identity, and its state at one moment."""
 
     table_id: str
-    """Given by Delta when it was made: one that was dropped and made again under its name has another."""
+    """The id that Delta gives a table when it creates it. A table that is dropped and created again has another id."""
     version: int
-    """Its newest Delta version."""
+    """The newest Delta version."""
     bytes: int | None
-    """Size of its data as of about that version; None where only the engine could tell."""
+    """Size of the data files at about that version; None if only the engine can tell."""
 
 
 NOTE = "spark.databricks.delta.commitInfo.userMetadata"
-"""The setting under which a session notes in each of its commits on whose behalf it makes it."""
+"""Session setting. Delta stores its value in each commit of the session; a run notes its id there."""
 
 _KEEPS_ROWS = {
     "ADD CONSTRAINT",
@@ -80,38 +80,38 @@ _KEEPS_ROWS = {
     "VACUUM END",
     "VACUUM START",
 }
-"""Operations, by Delta's names, after which a table holds the same rows with the same columns. One that is not known
-here is taken for one that changes rows."""
+"""Operations, by Delta's names, after which a table has the same rows and columns as before. An operation that is not
+listed counts as one that changes rows."""
 
 
 _ADDS_ROWS = {"ADD COLUMNS", "CREATE TABLE", "CREATE TABLE AS SELECT", "STREAMING UPDATE"}
-"""Operations after which a table holds what it held, with the same values, and perhaps more."""
+"""Operations that keep every row and value of a table, and may add rows or columns."""
 
 
 @dataclass(frozen=True)
 class Commit:
-    """One commit of a table, as the table's log tells it."""
+    """One commit of a table, as recorded in the table's log."""
 
     version: int
     operation: str
     parameters: Mapping[str, object]
     note: str | None
-    """On whose behalf it was made, see :data:`NOTE`; None if nobody said."""
+    """What the session noted in the commit, see :data:`NOTE`; None if it noted nothing."""
 
     @property
     def keeps_rows(self) -> bool:
-        """Whether the table holds the same rows after it as before."""
+        """Whether the table has the same rows after the commit as before."""
         return self.operation in _KEEPS_ROWS
 
     @property
     def adds_rows(self) -> bool:
-        """Whether it added rows, or made the table, and took nothing away."""
+        """Whether the commit added rows or created the table, and removed nothing."""
         is_append = self.operation == "WRITE" and self.parameters.get("mode") == "Append"
         return is_append or self.operation in _ADDS_ROWS
 
     @property
     def restored(self) -> int | None:
-        """The version whose rows a RESTORE brought back; None for other commits, and where a time was named."""
+        """The version that a RESTORE restored; None for other commits, and for a RESTORE to a timestamp."""
         to = self.parameters.get("version")
         return int(str(to)) if self.operation == "RESTORE" and str(to).isdigit() else None
 
@@ -135,16 +135,16 @@ def volume_path(settings: Settings | None = None) -> str:
 
 
 def uri(path: Path) -> str:
-    """Return how Spark is told of a path of the home."""
-    # Without a scheme a cluster would look in its own file system; Databricks has its volumes there, and nowhere else.
+    """Return a path of the home in the form that Spark needs."""
+    # A path without a scheme means a cluster's own file system. On Databricks the volumes are there, and only there.
     return str(path) if on_databricks() else path.as_uri()
 
 
 def register_tables(spark: SparkSession, settings: Settings | None = None) -> list[str]:
-    """Enter every Delta directory of this home into the engine's catalog; return the names.
+    """Register every Delta directory of this home in the engine's catalog; return the names.
 
-    The engine's catalog lives in memory, because that starts seconds sooner than a Hive metastore. The directories are
-    the truth, so a home that was copied or moved needs no repair.
+    The engine's catalog is in memory, because it starts seconds sooner than a Hive metastore. The directories are the
+    source of truth, so a home that was copied or moved needs no repair.
     """
     settings = settings or get_settings()
     create_schemas(spark, settings)
@@ -171,11 +171,11 @@ def tables(spark: SparkSession, schemas: tuple[str, ...] = tuple(SCHEMAS)) -> li
 
 
 _PROPERTIES = {
-    # A commit that also writes a checkpoint of the log costs as much as six others; by default that is every tenth.
-    # Up to a hundred small files of the log are read in a few milliseconds.
+    # A commit that also writes a checkpoint of the log costs as much as six others. By default every tenth commit does.
+    # Up to a hundred small log files are read in a few milliseconds.
     "delta.checkpointInterval": "100",
 }
-"""Of every table that is made here, unless it is given another value."""
+"""Default properties of every table that is created here."""
 
 
 def create_table(
@@ -190,7 +190,7 @@ def create_table(
 ) -> None:
     """Make an empty Delta table with a comment on each column.
 
-    A table of that name is left as it is, or with ``replace`` becomes the new one, its history kept.
+    An existing table of that name stays as it is. With ``replace`` the new table takes its place and keeps its history.
     """
     if not replace and table_exists(spark, table):
         return
@@ -199,11 +199,11 @@ def create_table(
     partition = f" PARTITIONED BY ({partitioned_by})" if partitioned_by else ""
     given = _PROPERTIES | dict(properties or {})
     set_to = ", ".join(f"{sql_literal(name)} = {sql_literal(value)}" for name, value in given.items())
-    # One at a time: a table that somebody is about to make looks like one whose creation died.
+    # One at a time: a table that another process is creating looks like one whose creation was killed.
     with locked(get_settings(), "create_table"):
         log = _log(spark, table)
         if log and delta_log.newest_version(log) is None:
-            # What a creation left that died before its first commit. Delta makes no table where anything is.
+            # Left by a creation that was killed before its first commit. Delta makes tables only in empty directories.
             shutil.rmtree(log)
         spark.sql(
             f"{create} {table} ({described}) USING delta{partition} "
@@ -246,7 +246,7 @@ def identity(spark: SparkSession, table: str) -> tuple[str, int]:
 
 
 def standing(spark: SparkSession, table: str) -> Standing | None:
-    """Return how a table stands now, None if there is none."""
+    """Return a table's identity and state now; None if there is no such table."""
     if not table_exists(spark, table):
         return None
     log = _log(spark, table)
@@ -291,16 +291,16 @@ def changes_since(spark: SparkSession, table: str, version: int) -> dict[str, in
     counts = dict.fromkeys(names, 0)
     for operation, metrics in _commits(spark, table, log, version + 1, newest):
         for what, (alone, in_merge) in names.items():
-            # A MERGE counts under numOutputRows the rows that it copied, too.
+            # A MERGE counts copied rows under numOutputRows too.
             counts[what] += int(metrics.get(in_merge if operation == "MERGE" else alone, 0))
         if operation == "WRITE":
-            # So does an overwrite of some rows.
+            # An overwrite of some rows counts copied rows too.
             counts["inserted"] -= int(metrics.get("numCopiedRows", 0))
     return counts
 
 
 def commits(spark: SparkSession, table: str, after: int) -> list[Commit]:
-    """Return the commits of a table after a version, in their order; those that the log still has.
+    """Return the commits of a table after a version, oldest first, as far as the log still has them.
 
     Raises:
         CatalogError: if there is no such table.
@@ -326,10 +326,10 @@ def last_change(spark: SparkSession, table: str) -> Commit | None:
 
 
 def undone(spark: SparkSession, table: str) -> tuple[Commit, int] | None:
-    """Return by which commit a table that is only added to has lost or changed rows, and the version before it.
+    """Find the commit by which an append-only table lost or changed rows.
 
-    None if it holds what was added last, and all before. A RESTORE that has brought back the newest rows mends what was
-    done before.
+    Returns the commit, and the newest version that added rows, to which the table can be restored. None if the table
+    holds all rows that were added. A later RESTORE to the newest rows repairs an earlier loss.
 
     Raises:
         CatalogError: if there is no such table.
@@ -337,7 +337,7 @@ def undone(spark: SparkSession, table: str) -> tuple[Commit, int] | None:
     _require(spark, table)
     log = _log(spark, table)
     newest = _version(spark, table, log)
-    # One commit after the other, since most often the newest has added rows.
+    # One commit at a time, newest first: most often the newest one added rows.
     later: dict[int, Commit] = {}
     for added in range(newest, -1, -1):
         one = next(iter(_commits_of(spark, table, log, added, added)), None)
@@ -359,12 +359,12 @@ def undone(spark: SparkSession, table: str) -> tuple[Commit, int] | None:
 
 
 def mended(spark: SparkSession, table: str) -> str:
-    """Bring back the rows of a table that is only added to, if somebody has taken or changed some.
+    """Restore the rows of an append-only table if some were removed or changed.
 
     Returns what was done, empty if nothing was.
 
     Raises:
-        CatalogError: if there is no such table, or if its former rows are not to be had any more.
+        CatalogError: if there is no such table, or if its former rows can no longer be restored.
     """
     from pyspark.errors import PySparkException
 
@@ -411,7 +411,7 @@ def _commits_backwards(spark: SparkSession, table: str, newest: int) -> Iterator
     log = _log(spark, table)
     for one in range(newest, -1, -1) if log else ():
         at = delta_log.committed_at(log, one) if log else None
-        yield one, 0.0 if at is None else at  # cleaned up, and so long past
+        yield one, 0.0 if at is None else at  # cleaned up, so it is old
     if not log:
         yield from ((int(row.version), row.timestamp.timestamp()) for row in _history(spark, table))
 
@@ -473,7 +473,7 @@ def table_path(table: str, settings: Settings | None = None) -> Path:
 
 
 def drop_table(spark: SparkSession, table: str, settings: Settings | None = None) -> None:
-    """Remove a table: its name, and locally its files too, which ``DROP TABLE`` leaves if an earlier engine made it."""
+    """Remove a table and its files. Locally, ``DROP TABLE`` leaves the files of a table that an earlier engine made."""
     directory = None if on_databricks() else table_path(table, settings)
     spark.sql(f"DROP TABLE IF EXISTS {table}")
     if directory and directory.exists():
@@ -491,7 +491,7 @@ def _log(spark: SparkSession, table: str) -> Path | None:
 
 
 _directories: WeakKeyDictionary[SparkSession, dict[str, Path | None]] = WeakKeyDictionary()
-"""Where each session's schemas are. A schema keeps its location, and a run looks at some thirty logs."""
+"""The location of each session's schemas: a location never changes, and a run reads some thirty logs."""
 
 
 def _directory(spark: SparkSession, schema: str) -> Path | None:
@@ -511,7 +511,7 @@ def _version(spark: SparkSession, table: str, log: Path | None) -> int:
 def _commits(
     spark: SparkSession, table: str, log: Path | None, first: int, last: int
 ) -> list[tuple[str, Mapping[str, str]]]:
-    """Return of each commit from one version through another its operation, and what it says of itself."""
+    """Return the operation and the metrics of each commit from one version through another."""
     told = [delta_log.operation(log, one) for one in range(first, last + 1)] if log else [None]
     if None not in told:
         return [one for one in told if one]
@@ -558,5 +558,5 @@ def sql_literal(text: str) -> str:
 
 
 def instant(moment: datetime) -> str:
-    """Return an instant as a SQL literal, in UTC. Without a zone it is this machine's local time, as rows have it."""
+    """Return an instant as a SQL literal, in UTC. A value without a zone is local time, as in rows from Spark."""
     return f"TIMESTAMP {sql_literal(moment.astimezone(UTC).isoformat(sep=' '))}"

@@ -1,7 +1,6 @@
-"""From what a table holds to what it should hold: the difference, and one MERGE that makes it.
+"""Bring a table from what it holds to what it should hold: find the difference, and apply it by one MERGE.
 
-A MERGE that is handed only what differs is harmless to repeat: run again, there is no difference, and without one
-there is no commit.
+A MERGE of only the differing rows can be repeated: the second time there is no difference, and so no commit.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ FEED_COLUMNS = ("_change_type", "_commit_version", "_commit_timestamp")
 """The columns that a change data feed adds to those of its table."""
 
 Span = tuple[Any, Any]
-"""The first and the last value of a stretch, both included."""
+"""The first and the last value of a range, both included."""
 
 SPANS = 16
-"""Into at most so many stretches keys are gathered: a condition that every scan can still check quickly."""
+"""Keys are grouped into at most this many ranges, so that every scan can still check the condition quickly."""
 
 FEW_ROWS, MANY_ROWS = 5_000, 2_000_000
-"""Outside of these, one stretch will do: to look at so few is not worth a question, and so many are everywhere."""
+"""With fewer or more rows, one range is enough: few rows do not pay for a query, and so many rows are everywhere."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Changed:
 
     @property
     def rows(self) -> int:
-        """All of them."""
+        """The sum of all three."""
         return self.inserted + self.updated + self.deleted
 
 
@@ -58,12 +57,12 @@ def differences(
     Args:
         desired: the rows that should be there, one for each value of the identity.
         current: the rows that are there, with the same columns.
-        identity: the columns that name a row; never NULL.
-        flags: further columns of the desired rows to carry along, BOOLEAN.
+        identity: the columns that identify a row; never NULL.
+        flags: further BOOLEAN columns of the desired rows; the result keeps them.
 
     Returns:
-        The table's columns, the flags and ``_action`` (insert, update, delete; NULL for a row that stays and has a
-        flag). Other equal rows are not returned; NULL equals NULL.
+        The table's columns, the flags and ``_action`` (insert, update, delete; NULL for an unchanged row with a true
+        flag). Other unchanged rows are not returned; NULL equals NULL.
     """
     columns = current.columns
     there = current.select(F.struct(*columns).alias("c"), *identity)
@@ -92,21 +91,21 @@ def merge(
     flags: Sequence[str] = (),
     before: Callable[[], None] = lambda: None,
 ) -> tuple[Changed, dict[str, int]]:
-    """Make these changes by one MERGE, or none if there are none.
+    """Apply these changes by one MERGE; without changes, run no MERGE.
 
-    The stretches in which the values of the first identity column lie stand in the MERGE as literals, so that only
-    what may hold one of them is read.
+    The MERGE contains the ranges of the first identity column as literals, so that Delta reads only the files that may
+    hold such a value.
 
     Args:
         spark: the session.
         table: the target.
-        changes: what :func:`differences` returned, kept by :func:`kept` since it is read more than once.
-        identity: the columns that name a row.
+        changes: what :func:`differences` returned, checkpointed by :func:`kept` since it is read more than once.
+        identity: the columns that identify a row.
         flags: the flags that the differences carry.
-        before: called before the MERGE, if there is to be one.
+        before: called before the MERGE, if there is one.
 
     Returns:
-        How many rows it inserted, updated and deleted, and how many have each flag.
+        How many rows the MERGE inserted, updated and deleted, and how many rows have each flag.
     """
     first = identity[0]
     is_change = F.col(ACTION).isNotNull()
@@ -133,7 +132,7 @@ def write(
     stretches: Sequence[Span],
     flags: Sequence[str] = (),
 ) -> None:
-    """Make changes by one MERGE, for who knows in which stretches the first column of their identity lies."""
+    """Apply changes by one MERGE, for callers that already know the ranges of the first identity column."""
     columns = [name for name in changes.columns if name not in (ACTION, *flags)]
     same = " AND ".join(f"t.`{name}` = c.`{name}`" for name in identity)
     spark.sql(
@@ -149,26 +148,26 @@ def write(
 
 
 def spans(rows: DataFrame, column: str, extent: Span, count: int) -> list[Span]:
-    """Return stretches that hold every value of a column of these rows, and as little between them as may be.
+    """Return ranges that hold every value of a column of these rows, and as little else as possible.
 
-    A day's changes lie close together, but for a few: one order of last year among the orders of last week. Between
-    their smallest and their greatest value lies the whole history; in 16 stretches, hardly any of it.
+    A day's changes lie close together, except for a few: one order of last year among the orders of last week. One
+    range from the smallest to the greatest value would hold the whole history; 16 ranges hold hardly any of it.
 
     Args:
-        rows: the rows, kept.
-        column: the column; its NULLs lie in no stretch.
+        rows: the rows, checkpointed.
+        column: the column; its NULLs are in no range.
         extent: its smallest and its greatest value.
         count: how many rows there are.
     """
     if extent[0] is None or not FEW_ROWS <= count <= MANY_ROWS:
         return [extent]
-    # Arrow's instants have a zone, those of rows and of pandas have not.
+    # Instants from Arrow have a zone; those from rows and from pandas have none.
     values = rows.select(column).where(F.col(column).isNotNull()).toArrow().column(0).unique().sort()
     return gathered(values.to_pylist(), SPANS)
 
 
 def gathered(values: Sequence[Any], most: int) -> list[Span]:
-    """Cut ascending values, each there once, at the widest gaps into at most so many stretches."""
+    """Split ascending distinct values at their widest gaps into at most ``most`` ranges."""
     places = list(map(_place, values))
     gaps = (after - before for before, after in pairwise(places))
     widest = sorted(at for _, at in heapq.nlargest(most - 1, ((gap, at) for at, gap in enumerate(gaps, start=1))))
@@ -176,7 +175,7 @@ def gathered(values: Sequence[Any], most: int) -> list[Span]:
 
 
 def _place(value: Any) -> float:
-    """Return a number that orders values as Spark does, and says how far from each other they lie."""
+    """Return a number that sorts values as Spark does, and measures how far apart they are."""
     if isinstance(value, str):
         return int.from_bytes(value.encode()[:32].ljust(32, b"\0"))
     if isinstance(value, datetime):
@@ -185,12 +184,12 @@ def _place(value: Any) -> float:
 
 
 def within(column: str, stretches: Sequence[Span]) -> str:
-    """Return the condition that a column lies in one of these stretches, which the statistics of files can answer."""
+    """Return the SQL condition that a column is in one of these ranges. File statistics can answer it."""
     return "(" + " OR ".join(between(column, low, high) for low, high in stretches) + ")"
 
 
 def between(column: str, low: object, high: object) -> str:
-    """Return the condition that a column lies between two values, which the statistics of files can answer."""
+    """Return the SQL condition that a column is between two values. File statistics can answer it."""
     if low is None:
         return f"{column} IS NULL"
     return f"{column} BETWEEN {_literal(low)} AND {_literal(high)}"
@@ -205,10 +204,11 @@ def _literal(value: object) -> str:
 
 
 def net(feed: DataFrame) -> DataFrame:
-    """Return what a change data feed comes down to: each row once, with ``came`` and ``difference``.
+    """Return the net effect of a change data feed: each row once, with ``came`` and ``difference``.
 
-    ``came`` says how often the row was inserted or updated to; ``difference``, how often more than it went. A row that
-    came and went again, because it was wrong and has been corrected, has the difference 0: it is not there any more.
+    ``came`` counts how often the row was added, by an insert or as the result of an update. ``difference`` is ``came``
+    minus how often the row was removed. A wrong row that was added and then corrected has the difference 0: it is no
+    longer in the table.
     """
     columns = [name for name in feed.columns if name not in FEED_COLUMNS]
     came = F.col("_change_type").isin("insert", "update_postimage")
@@ -218,20 +218,20 @@ def net(feed: DataFrame) -> DataFrame:
 
 
 def kept(frame: DataFrame) -> DataFrame:
-    """Return the frame computed, for rows that are read several times.
+    """Return the frame checkpointed, for rows that are read several times.
 
-    Its plan is cut off with it. A plan that is built upon grows with every step, and it is analysed again and sent over
-    Spark Connect with every question: left to grow, it costs more than the work. Databricks serverless keeps no
-    rows between questions, so there the frame is returned as it is.
+    The checkpoint also cuts the plan. A plan grows with every step, and every query analyses it again and sends it over
+    Spark Connect: without the cut it costs more than the work. Databricks serverless keeps no rows between queries, so
+    there the frame is returned unchanged.
     """
     if on_databricks():
         return frame
     session: Any = frame.sparkSession
-    # The answer is read by the process's default session. There is none after that was a session to another home's
-    # engine, which has ended.
+    # pyspark reads the answer with the process's default session. There is none if the default session was one to
+    # another home's engine, and that engine has ended.
     type(session)._set_default_and_active_session(session)
-    # Not eagerly: the first question that is asked of it computes it, which is one job less.
+    # Not eager: the first query computes it, which saves one job.
     checkpoint: Any = frame.localCheckpoint(eager=False)
-    # pyspark gives it to the process's default session, which may be a session to the engine of another home.
+    # pyspark attaches it to the process's default session, which may be a session to the engine of another home.
     checkpoint._session = checkpoint._plan._spark_session = session
     return checkpoint  # type: ignore[no-any-return]

@@ -1,6 +1,6 @@
-"""What a run would make of the files that lie in the landing volume, told before any run does it.
+"""Check the files in the landing volume: report what a run would do with them, before it runs.
 
-The same code as in a run reads the lines and asks the rules; nothing is written.
+The lines are read and the rules are checked by the same code as in a run; nothing is written.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MOST_EXAMPLES = 5
 
 @dataclass
 class CheckedFile:
-    """What would become of the lines of one file. Whether a row repeats another is found by the run alone."""
+    """What a run would do with the lines of one file. Only the run itself finds repeated rows."""
 
     path: str
     taken: int = 0
@@ -54,15 +54,15 @@ class FilesReport:
     """What lies in the landing volume."""
 
     files: list[CheckedFile]
-    """Those that the next run would read."""
+    """Files that the next run would read."""
     read_before: list[str]
     refused: dict[str, str]
-    """File that cannot be read, to why."""
+    """File that cannot be read, to the reason."""
     ignored: dict[str, str]
-    """What would be left alone, to why."""
+    """Anything that the run would ignore, to the reason."""
     alike: dict[str, list[list[str]]]
-    """Identifying column to groups of its values that differ only in white space or case: each counts as another
-    thing."""
+    """Identifying column to groups of its values that differ only in white space or case: each value counts as a
+    different thing."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values, for ``--json``."""
@@ -70,7 +70,7 @@ class FilesReport:
 
 
 def check_files(spark: SparkSession, settings: Settings | None = None) -> FilesReport:
-    """Return what the next run would make of every file in the landing volume. Nothing is written.
+    """Return what the next run would do with every file in the landing volume. Nothing is written.
 
     Args:
         spark: the session.
@@ -94,7 +94,7 @@ def check_files(spark: SparkSession, settings: Settings | None = None) -> FilesR
         report.read_before.extend(file.path for file in found.files if file.path in before)
         if not (new := [file for file in found.files if file.path not in before]):
             continue
-        # Each of the two is read several times, and its plan would be built into every later query.
+        # Both frames are read several times. Without a checkpoint, every later query would contain their plans.
         rows = changes.kept(parse_lines(lines_of(spark, volume, new), source, new))
         dimensions = []
         for join in definition.dimension_joins:
@@ -132,7 +132,7 @@ def _keys(spark: SparkSession, definition: TableDefinition, checked: dict[str, D
 
 
 def _alike(checked: dict[str, DataFrame], keys: list[str]) -> dict[str, list[list[str]]]:
-    """Return the values of identifying columns that differ only in white space or case, some groups of each."""
+    """Return the values of identifying columns that differ only in white space or case, in groups by column."""
     named = [
         gate.accepted(frame).select(F.lit(key).alias("key"), F.col(key).alias("value")).distinct()
         for frame in checked.values()

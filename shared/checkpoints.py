@@ -1,7 +1,7 @@
-"""Checkpoints: the directory in which a stream keeps its progress, and what it belongs to.
+"""Checkpoints: the directory in which a stream keeps its progress, and the tables and topic that it belongs to.
 
-A checkpoint beside another table or topic than its own would skip records, or bring them twice. So each keeps a note
-of them, and a run that finds others there stops before it starts.
+A checkpoint that is used with another table or topic would skip records, or deliver them twice. So each checkpoint has
+a note of its tables and topic. A run that finds others in the note stops before it starts.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from shared.private import write_private
 
 
 def of_query(directory: Path) -> Path:
-    """Return the directory within a stream's own that Spark's query writes."""
+    """Return the subdirectory of a stream's directory that Spark's query writes."""
     return directory / "stream"
 
 
 def claimed(directory: Path, identities: Mapping[str, str], filled: Collection[str], advice: str) -> str:
-    """Return where a stream keeps its checkpoint, after making sure that it tells of what the stream reads and writes.
+    """Return where a stream keeps its checkpoint, which must belong to what the stream reads and writes.
 
     Args:
-        directory: the stream's own; made if it is not there.
-        identities: what the stream reads and writes, each name to what tells it from another of that name.
+        directory: the stream's directory; created if it does not exist.
+        identities: what the stream reads and writes, each name to the id that tells it from another of the same name.
         filled: the tables among them that hold rows.
         advice: how to remove tables and checkpoint together.
 
@@ -40,7 +40,7 @@ def claimed(directory: Path, identities: Mapping[str, str], filled: Collection[s
         )
     if not note.is_file():
         directory.mkdir(parents=True, exist_ok=True)
-        # Whole or not at all: half a note, left by a kill or a full disk, would keep every later run from starting.
+        # Written whole or not at all: half a note, left by a kill or a full disk, would stop every later run.
         write_private(note, json.dumps(identities))
     there = json.loads(note.read_text())
     other = sorted(name for name in there.keys() | identities.keys() if there.get(name) != identities.get(name))
@@ -50,8 +50,8 @@ def claimed(directory: Path, identities: Mapping[str, str], filled: Collection[s
             advice,
         )
     if not has_begun and (stream / "offsets").exists():
-        # A stream that is ended while it plans its first batch may leave half a file of the plan, and then Spark starts
-        # none there any more (STATE_STORE_CHECKPOINT_LOCATION_NOT_EMPTY). Nothing else goes: by the id beside it Spark
-        # knows the stream, and ends one that still runs.
+        # A stream that ends while it plans its first batch may leave half a plan file. Spark then starts no stream
+        # there (STATE_STORE_CHECKPOINT_LOCATION_NOT_EMPTY). Only the plan is removed: by the id beside it Spark
+        # recognises the stream, and ends it if it still runs.
         shutil.rmtree(stream / "offsets")
     return str(stream)

@@ -1,8 +1,8 @@
-"""Control tables: what a layer is made of, declared in a file, checked as data, and published where SQL can read it.
+"""Control tables: the declarations of a layer's tables, checked, and published where SQL can read them.
 
 A table is declared once, as a ``[[table]]`` of the layer's TOML file, and published into the layer's control table in
-``ops``. A row that somebody adds there by ``INSERT`` is a table too. Whatever is wrong with the declarations, taken
-together, is reported at once and with the valid choices, before anything runs.
+``ops``. A row that is added there by ``INSERT`` declares a table too. All mistakes in the declarations are reported
+together, with the valid choices, before anything runs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _VOCABULARY: dict[str, Severity] = {"expect": "warn", "expect_or_quarantine": "q
 
 
 class Declared(BaseModel):
-    """Part of a declaration: what is not known is refused."""
+    """Part of a declaration. An unknown field is refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -38,17 +38,16 @@ class Declared(BaseModel):
 class Rule(Declared):
     """A condition that a row must meet, and what happens to one that does not.
 
-    ``expectation`` is a SQL expression over the source's columns; a row for which it is not true (so also one for
-    which it is NULL) breaks the rule. In a declaration it stands under the name of its consequence: ``expect`` counts
-    the row and goes on, ``expect_or_quarantine`` sets it aside, ``expect_or_fail`` stops the table before anything is
-    written.
+    ``expectation`` is a SQL expression over the source's columns. A row breaks the rule if the expression is false or
+    NULL. In a declaration, the field that holds the expression names the consequence: ``expect`` counts the row and
+    goes on, ``expect_or_quarantine`` sets it aside, ``expect_or_fail`` stops the table before anything is written.
     """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     severity: Severity
     expectation: str
     limit: str
-    """What would have been right, for the reason in the quarantine."""
+    """The expected value in words, for the reason in the quarantine."""
 
     @model_validator(mode="before")
     @classmethod
@@ -69,8 +68,8 @@ def not_null(column: str, severity: Severity) -> Rule:
 
 
 def identifies(column: str, severity: Severity) -> Rule:
-    """Return the rule that a column names a thing: an empty or blank identifier is none."""
-    # Blank is whatever nobody can see: spaces of every kind, tabs, no-break and zero-width spaces, control characters.
+    """Return the rule that a column holds an identifier: NULL, empty and blank values break it."""
+    # Blank means invisible: spaces of every kind, tabs, no-break and zero-width spaces, control characters.
     visible = r"'(?U)[^\\s\\p{C}]'"
     return Rule(
         name=f"{column}_is_not_null", severity=severity, expectation=f"`{column}` RLIKE {visible}", limit="a value"
@@ -78,7 +77,7 @@ def identifies(column: str, severity: Severity) -> Rule:
 
 
 class Definition(Declared):
-    """What every table has, whatever its layer."""
+    """The part of a declaration that the tables of every layer have."""
 
     target: str
     comment: str = ""
@@ -90,7 +89,7 @@ class Definition(Declared):
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The tables that it is made from."""
+        """The tables that the table is made from."""
         return (self.source,)
 
     @property
@@ -100,7 +99,7 @@ class Definition(Declared):
 
     @property
     def fingerprint(self) -> str:
-        """A short text that changes when the definition does: rows made under another one must be made again."""
+        """A hash of the definition. If it differs from the one a table was made by, the table must be rebuilt."""
         meaning = self.model_dump(exclude={"comment", "processing_order", "is_enabled"})
         return hashlib.sha256(repr(sorted(meaning.items())).encode()).hexdigest()[:16]
 
@@ -123,15 +122,15 @@ def entries(file: Path) -> list[dict[str, Any]]:
 
 
 def validated(model: type[M], entries: Iterable[Mapping[str, Any]], where: str) -> list[M]:
-    """Return declarations as instances of their model, in the order in which they stand there.
+    """Return declarations as instances of their model, in their order.
 
     Args:
-        model: what each entry must fit.
-        entries: one mapping a table.
+        model: the model that each entry must fit.
+        entries: one mapping for each table.
         where: what the entries were read from, for the message.
 
     Raises:
-        MetadataError: naming every entry that is not a declaration, all at once.
+        MetadataError: naming every invalid entry, all at once.
     """
     declared, wrong = [], []
     for number, entry in enumerate(entries, start=1):
@@ -150,7 +149,7 @@ def validated(model: type[M], entries: Iterable[Mapping[str, Any]], where: str) 
 
 @dataclass(frozen=True)
 class ControlTable(Generic[D]):
-    """A layer's declarations: the file they stand in, the model they must fit, the table they are published into."""
+    """A layer's declarations: their file, the model that they must fit, the table that they are published into."""
 
     name: str
     comment: str
@@ -162,7 +161,7 @@ class ControlTable(Generic[D]):
         """Return the tables declared in a file, in processing order; the file defaults to the layer's own.
 
         Raises:
-            MetadataError: naming every entry that is not a declaration, all at once.
+            MetadataError: naming every invalid entry, all at once.
 
         Example:
             >>> [definition.target for definition in silver.TABLES.declared()]
@@ -179,11 +178,11 @@ class ControlTable(Generic[D]):
         """Return declarations as definitions, in processing order.
 
         Args:
-            entries: one mapping a table, as in the file or as a row of the control table.
+            entries: one mapping for each table, as in the file or as a row of the control table.
             where: what the entries were read from, for the message.
 
         Raises:
-            MetadataError: naming every entry that is not a declaration, all at once.
+            MetadataError: naming every invalid entry, all at once.
         """
         definitions = validated(self.model, entries, where)
         return sorted(definitions, key=lambda definition: (definition.processing_order, definition.target))
@@ -191,15 +190,15 @@ class ControlTable(Generic[D]):
     def publish(
         self, spark: SparkSession, definitions: Sequence[D], require: Callable[[list[D]], None] = lambda known: None
     ) -> list[D]:
-        """Bring declarations into the control table and return all that is there, in processing order.
+        """Write declarations into the control table and return all that it then holds, in processing order.
 
-        A declared table's row is made equal to its declaration; rows of other targets stay. If nothing differs,
+        The row of a declared table becomes equal to its declaration; rows of other targets stay. If nothing differs,
         nothing is written.
 
         Args:
             spark: the session.
             definitions: the declarations.
-            require: is handed what the table will hold, and raises if that must not be.
+            require: called with what the table will hold, before it is written; raises an error to refuse it.
 
         Raises:
             MetadataError: if a row of the control table is not a declaration.
@@ -228,7 +227,7 @@ class ControlTable(Generic[D]):
         return self._definitions(self._rows(spark))
 
     def unsound(self, found: Sequence[str]) -> MetadataError:
-        """Return the error that lists all that is wrong with the declarations."""
+        """Return the error that lists all mistakes in the declarations."""
         return MetadataError(
             listed("The metadata cannot be run", found),
             f"correct {self.file.parent.name}/{self.file.name} or {self.name}; nothing was run",
@@ -238,7 +237,7 @@ class ControlTable(Generic[D]):
         return [row.asDict(recursive=True) for row in spark.table(self.name).collect()]
 
     def _definitions(self, rows: Iterable[Mapping[str, Any]]) -> list[D]:
-        # An INSERT by hand may leave out the lists.
+        # A manual INSERT may omit the list columns, which are NULL then.
         entries = [
             {name: value for name, value in row.items() if name != "layer" and value is not None} for row in rows
         ]
@@ -253,14 +252,14 @@ class ControlTable(Generic[D]):
 def problems(
     definitions: Sequence[Definition], columns: Mapping[str, Sequence[str]], below: Iterable[str]
 ) -> list[str]:
-    """Return what is wrong with the definitions of any layer, taken together: names, sources, dependencies, order.
+    """Return the mistakes in the definitions of a layer, taken together: names, sources, dependencies, order.
 
     Pure: neither a table nor the engine is touched.
 
     Args:
         definitions: all tables that are to run.
         columns: the columns of every table that may serve as a source.
-        below: tables of the layers below, which have run by then.
+        below: tables of the layers below, which have run before.
     """
     found = []
     names = [definition.target for definition in definitions]
@@ -298,7 +297,7 @@ def problems(
 
 
 def choices(names: Iterable[str]) -> str:
-    """Return the valid choices as they stand in a message."""
+    """Return the valid choices as text for a message."""
     return ", ".join(names) or "none"
 
 
@@ -316,5 +315,5 @@ def _sentence(message: str) -> str:
 
 
 def listed(title: str, lines: Iterable[str]) -> str:
-    """Return a message of several lines: the title, and one line for each that is listed."""
+    """Return a message of several lines: the title, and one line for each item."""
     return "\n".join([f"{title}:", *(f"  - {line}" for line in lines)])

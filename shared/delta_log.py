@@ -1,8 +1,8 @@
-"""A Delta table's log, read as the files that it is.
+"""Read a Delta table's log directly from its files.
 
 ``DESCRIBE HISTORY`` and ``DESCRIBE DETAIL`` are Spark jobs of 0.2 to 1 s, and a run asks for the version of every
-table several times. Where the log lies in a directory that this process can read, it reads the answer there, in a
-millisecond. The format is that of the Delta transaction log protocol: one JSON file a commit, named by its version.
+table several times. If this process can read the log's directory, it finds the answer there in a millisecond. The
+format is that of the Delta transaction log protocol: one JSON file per commit, named by its version.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def table_id(log: Path) -> str | None:
 def bytes_of_data(log: Path) -> int | None:
     """Return the size of a table's data files by the newest checksum in its log, None if there is none.
 
-    Delta writes one after each commit; a process that was killed in between has left a commit without.
+    Delta writes a checksum after each commit. A process that was killed in between leaves a commit without one.
     """
     newest = _newest(log, "crc")
     size: int | None = _checksum(log, newest).get("tableSizeBytes") if newest is not None else None
@@ -40,9 +40,9 @@ def bytes_of_data(log: Path) -> int | None:
 
 
 def operation(log: Path, version: int) -> tuple[str, dict[str, str]] | None:
-    """Return a commit's operation, and rows and files written, by the names of ``DESCRIBE HISTORY``.
+    """Return a commit's operation and its metrics, under the names that ``DESCRIBE HISTORY`` uses.
 
-    None if the commit has been cleaned up already, or says nothing.
+    None if the commit has been cleaned up already, or has no commit information.
     """
     info = commit_info(log, version)
     return (info["operation"], info.get("operationMetrics", {})) if info else None
@@ -55,7 +55,7 @@ def committed_at(log: Path, version: int) -> float | None:
 
 
 def commit_info(log: Path, version: int) -> dict[str, Any] | None:
-    """Return what a commit says of itself; None if it has been cleaned up already, or says nothing."""
+    """Return a commit's ``commitInfo``; None if the commit has been cleaned up already, or has none."""
     commit = log / f"{version:020d}.json"
     return _action(commit, "commitInfo") if commit.is_file() else None
 
@@ -65,7 +65,7 @@ def _newest(log: Path, suffix: str) -> int | None:
 
 
 def _checksum(log: Path, version: int) -> dict[str, Any]:
-    """Return what Delta wrote beside a commit about the table as of it: metadata, protocol, sizes; empty if nothing."""
+    """Return the checksum file of a commit: the table's metadata, protocol and sizes; empty if there is none."""
     try:
         checksum: dict[str, Any] = json.loads((log / f"{version:020d}.crc").read_text(encoding="utf-8"))
     except (OSError, ValueError):

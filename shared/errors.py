@@ -22,13 +22,13 @@ class ShopMetricsError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """Return what an error says before it goes into plans, stacks and advice: the first line of its text."""
+    """Return the first line of an error's text, without the plans, stacks and advice that follow."""
     return str(error).strip().split("\n")[0]
 
 
 def is_engine_gone(error: BaseException) -> bool:
     """Return whether an error says that the engine ended, or no longer answers."""
-    # By its name: most commands need no Spark, and to import it takes a second.
+    # Compared by name: most commands need no Spark, and importing it takes a second.
     return isinstance(error, OutOfMemoryError) or type(error).__name__ == "SparkConnectGrpcException"
 
 
@@ -45,11 +45,11 @@ class OutOfMemoryError(EngineError):
 
 
 class BrokerError(ShopMetricsError):
-    """The Kafka cluster is missing, broken or unreachable, or refuses what was asked."""
+    """The Kafka cluster is missing, broken or unreachable, or refuses a request."""
 
 
 class CatalogError(ShopMetricsError):
-    """A table or schema is not there, or its name is not one."""
+    """A table or schema does not exist, or its name is not valid."""
 
 
 class SourceError(ShopMetricsError):
@@ -61,7 +61,7 @@ class PipelineError(ShopMetricsError):
 
 
 class MetadataError(ShopMetricsError):
-    """What the pipeline is told to do cannot be done: a declaration is wrong, or contradicts another."""
+    """The pipeline cannot run as declared: a declaration is wrong, or contradicts another."""
 
 
 class MaintenanceError(ShopMetricsError):

@@ -9,9 +9,9 @@ from shared.settings import Settings, get_settings
 
 
 def clear(settings: Settings | None = None) -> list[str]:
-    """End engine and broker and remove all that runs have made in the home; return the names of what was removed.
+    """Stop engine and broker and remove everything that runs made in the home; return the names of what was removed.
 
-    Only the directories that this project makes are removed. Secrets and whatever else lies in the home stay.
+    Only the directories that this project makes are removed. Secrets and all other files in the home stay.
     """
     settings = settings or get_settings()
     spark.down(settings)

@@ -1,7 +1,7 @@
-"""Small plans, run without generated code.
+"""Run small plans without generated code.
 
-Spark compiles a plan to Java, and the JVM compiles that again, once it has seen it often enough. For some hundred
-thousand rows all of that takes longer than to interpret the plan would; for millions it is what makes Spark fast.
+Spark compiles a plan to Java, and the JVM compiles the Java code again once it has run often enough. For some hundred
+thousand rows, compiling a plan takes longer than interpreting it; for millions of rows, compiling makes Spark fast.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ NOT_STOCK = {
         "Adaptive execution plans again after each shuffle; a small plan has nothing to gain from that.",
     ),
 }
-"""Stock Spark's value of each of them, and why another here."""
+"""Spark's default for each of these settings, and why it has another value here."""
 
 _COMPILED = {"spark.sql.codegen.wholeStage": "true", "spark.sql.codegen.factoryMode": "FALLBACK"}
 
 
 @dataclass
 class _Blocks:
-    """The blocks that a session is in."""
+    """The open ``interpreted`` blocks of a session."""
 
     number: int = 0
     before: dict[str, str | None] = field(default_factory=dict)
-    """The settings as they were before the first."""
+    """The settings before the first block."""
 
 
 _blocks: WeakKeyDictionary[SparkSession, _Blocks] = WeakKeyDictionary()
@@ -53,17 +53,18 @@ _lock = threading.Lock()
 
 @contextmanager
 def interpreted(spark: SparkSession, is_worth_it: bool = True) -> Iterator[None]:
-    """Let what a session runs meanwhile be interpreted.
+    """Interpret the session's queries during the block, instead of compiling them.
 
-    A stream keeps the settings with which it was started; what its ``foreachBatch`` asks has those that the session
-    has at that moment. Blocks of one session may overlap: the last to end sets back what the first has found.
+    A stream keeps the settings with which it was started; the queries of its ``foreachBatch`` have the settings that
+    the session has at that moment. Blocks of one session may overlap: the last one to end restores the settings from
+    before the first.
 
     Args:
         spark: the session.
-        is_worth_it: whether to do so at all.
+        is_worth_it: False changes nothing.
     """
     if on_databricks() or not is_worth_it:
-        # Databricks' engine has no such settings for who uses it, and needs none.
+        # On Databricks users cannot change these settings, and need not.
         yield
         return
     with _lock:
@@ -78,11 +79,11 @@ def interpreted(spark: SparkSession, is_worth_it: bool = True) -> Iterator[None]
 
 @contextmanager
 def compiled(spark: SparkSession, is_worth_it: bool = True) -> Iterator[None]:
-    """Let one question be compiled among others that are interpreted, for one that reads many rows.
+    """Compile a query that reads many rows, within a block whose other queries are interpreted.
 
     Args:
         spark: the session.
-        is_worth_it: whether to do so at all.
+        is_worth_it: False changes nothing.
     """
     with configured(spark, _COMPILED if is_worth_it else {}):
         yield
@@ -90,7 +91,7 @@ def compiled(spark: SparkSession, is_worth_it: bool = True) -> Iterator[None]:
 
 @contextmanager
 def configured(spark: SparkSession, settings: Mapping[str, str]) -> Iterator[None]:
-    """Let a session of an engine that is not Databricks' have these settings meanwhile."""
+    """Give a session these settings during the block; on Databricks, change nothing."""
     if on_databricks() or not settings:
         yield
         return
@@ -102,11 +103,11 @@ def configured(spark: SparkSession, settings: Mapping[str, str]) -> Iterator[Non
 
 @contextmanager
 def _afterwards(set_back: Callable[[bool], None]) -> Iterator[None]:
-    """Set back after the block, however it ends; ``set_back`` is told whether the engine is gone."""
+    """Call ``set_back`` after the block, however it ends; its argument says whether the engine is gone."""
     try:
         yield
     except BaseException as error:
-        # What has failed first is what is to be told; and an engine that is gone cannot be asked.
+        # Keep the original error. An engine that is gone cannot answer.
         with suppress(Exception):
             set_back(is_engine_gone(error))
         raise

@@ -1,8 +1,8 @@
-"""Run the tables of a layer: in order, after what they depend on, each from what is new in its sources.
+"""Run the tables of a layer: in order, after their dependencies, each from what is new in its sources.
 
-What silver and gold have in common. A table's turn goes the same way in both: look at what it depends on, find from
-which version of each source it goes on, make the difference, say what was done. The run log is written last. Killed
-anywhere before, the next run starts from the same place and ends in the same table.
+Silver and gold share these steps for a table: check its dependencies, find the version of each source from which it
+continues, apply the difference, report the result. The run log is written last. If a run is killed before that, the
+next run starts from the same versions and ends in the same table.
 """
 
 from __future__ import annotations
@@ -44,47 +44,47 @@ _FEED_GONE = (
     "VERSION_NOT_FOUND",
     "VERSION_NOT_EXIST",
 )
-"""In the error when versions that are wanted are not to be had any more."""
+"""An error that contains one of these says that a needed version can no longer be read."""
 
 
 _NOTED = "run "
-"""How what a run notes in its commits begins; its id follows."""
+"""Prefix of the note in a run's commits; the run's id follows."""
 
 _ROWS_ONLY = ("DELETE", "MERGE", "RESTORE", "UPDATE", "WRITE")
-"""Operations of which a change data feed tells all that they did."""
+"""Operations whose whole effect is in the change data feed."""
 
 SMALL_BYTES = 20_000_000
-"""Up to so much, in the data files of all its tables, a run is small: some 200,000 orders."""
+"""A run is small if the data files of all its tables have less than this: some 200,000 orders."""
 
 D = TypeVar("D", bound=Definition)
 
 
 @dataclass
 class Work(Generic[D]):
-    """What is known of one table while its turn lasts."""
+    """The state of one table while the run works on it."""
 
     definition: D
     reads: list[Read] = field(default_factory=list)
     reason: str = ""
     counts: dict[str, int] = field(default_factory=dict)
     found: dict[str, int] = field(default_factory=dict)
-    """What the lookups of a fact have said of it."""
+    """For a fact: what its lookups found, as counts."""
     changed: Changed = field(default_factory=Changed)
     released: int = 0
 
     @property
     def cursors(self) -> dict[str, int | None]:
-        """Through which version each source was read before."""
+        """Source to the last version that an earlier run read; None if everything is read."""
         return {read.table: read.from_version for read in self.reads}
 
     @property
     def targets(self) -> dict[str, int]:
-        """Through which version each source is read now."""
+        """Source to the last version that this run reads."""
         return {read.table: read.to_version for read in self.reads}
 
 
 class LayerRun(ABC, Generic[D]):
-    """One run of a layer's tables. A layer says how a table is rebuilt, and how from what is new."""
+    """One run of a layer's tables. A layer defines how a table is rebuilt, and how it is updated from what is new."""
 
     def __init__(
         self,
@@ -104,31 +104,31 @@ class LayerRun(ABC, Generic[D]):
         self.done: dict[str, TableRun] = {}
         self.states: dict[str, Standing] = {}
         self.is_small = False
-        """Whether the run's tables hold so little that its cost is that of its steps, however few rows pass them."""
+        """Whether the tables are so small that the number of steps decides the cost, not the number of rows."""
         self.feeds: dict[tuple[str, int, int], DataFrame] = {}
         self._reading_a_feed = threading.Lock()
 
     @abstractmethod
     def make_anew(self, work: Work[D]) -> None:
-        """Make the table from all that is in its sources at ``work.targets``."""
+        """Rebuild the table from its whole sources, as of ``work.targets``."""
 
     @abstractmethod
     def make_changes(self, work: Work[D]) -> None:
-        """Bring the table from ``work.cursors`` to ``work.targets`` of its sources."""
+        """Update the table by the changes of its sources from ``work.cursors`` to ``work.targets``."""
 
     @abstractmethod
     def rule_results(self, work: Work[D]) -> tuple[RuleResult, ...]:
-        """Return what was found of each rule."""
+        """Return the result of each rule."""
 
     def why_anew(self, definition: D) -> str:
-        """Return why a table of this layer is to be rebuilt although its cursor holds; empty if it is not."""
+        """Return why a table of this layer must be rebuilt although its cursor is valid; empty if it need not be."""
         return ""
 
     def run(self, chosen: Sequence[D]) -> list[TableRun]:
         """Run these tables and write the log; return what was done to each, in processing order."""
         mentioned = sorted({name for one in chosen for name in (one.target, *one.sources, *one.depends_on)})
         with ThreadPoolExecutor(max_workers=4) as pool:
-            # Read at the side of the rest; the tables' turns then find it read.
+            # Read in parallel with the states, before the tables need it.
             read = pool.submit(self.log.last, mentioned[0])
             states = pool.map(lambda name: catalog.standing(self.spark, name), mentioned)
             self.states = {name: state for name, state in zip(mentioned, states, strict=True) if state}
@@ -142,7 +142,7 @@ class LayerRun(ABC, Generic[D]):
                             self.done[table.table_name] = table
                             self.on_end(table)
                 except BaseException as error:
-                    if not is_engine_gone(error):  # else there is nobody left to ask
+                    if not is_engine_gone(error):  # an engine that is gone cannot write
                         # Keep the original error.
                         with suppress(Exception):
                             self.log.add(list(self.done.values()))
@@ -157,11 +157,11 @@ class LayerRun(ABC, Generic[D]):
 
     @property
     def note(self) -> str:
-        """What a commit of this run notes, by which later runs know it for the pipeline's own."""
+        """The note in this run's commits. By it, later runs recognise a commit as the pipeline's own."""
         return f"{_NOTED}{self.run_id}"
 
     def counted(self, table: str) -> Changed:
-        """Return the rows of the commit that was just made."""
+        """Return the rows that the newest commit wrote."""
         return Changed(inserted=catalog.rows_written(self.spark, table))
 
     def snapshot(self, table: str, version: int | None) -> DataFrame:
@@ -169,9 +169,9 @@ class LayerRun(ABC, Generic[D]):
         return self.spark.read.option("versionAsOf", str(version)).table(table)
 
     def change_feed(self, table: str, after: int | None, through: int) -> DataFrame:
-        """Return a table's change data feed after one version through another, read once for all who ask in this run.
+        """Return a table's change data feed after one version through another, read once in this run.
 
-        Each mention of a feed in a plan makes Spark read the commits of the log again: kept, it is read once.
+        Each use of a feed in a plan makes Spark read the commits of the log again; a checkpointed feed is read once.
         """
         assert after is not None
         with self._reading_a_feed:
@@ -216,7 +216,7 @@ class LayerRun(ABC, Generic[D]):
                 result = replace(result, status="unchanged")
         except (ShopMetricsError, PySparkException) as error:
             if is_engine_gone(error):
-                raise  # the engine is gone: there is nobody left to run the rest
+                raise  # without the engine, no other table can run
             reason = error.problem if isinstance(error, ShopMetricsError) else first_line(error)
             result = replace(result, status="failed", reason=reason)
         return replace(
@@ -236,7 +236,7 @@ class LayerRun(ABC, Generic[D]):
         )
 
     def _dependencies(self, definition: D) -> tuple[list[str], list[str]]:
-        """Return what was found of each dependency, and which are not met."""
+        """Return a sentence on each dependency, and the sentences on those that are not met."""
         found, unmet = [], []
         for needed in definition.depends_on:
             before = self.log.last(needed)
@@ -254,7 +254,7 @@ class LayerRun(ABC, Generic[D]):
         return found, unmet
 
     def _plan(self, work: Work[D]) -> None:
-        """Decide from which versions of its sources the table goes on, or why it must be rebuilt."""
+        """Decide from which versions of its sources the table continues, or why it must be rebuilt."""
         definition = work.definition
         for source in definition.sources:
             if source not in self.states:
@@ -300,9 +300,10 @@ class LayerRun(ABC, Generic[D]):
         return self.why_anew(definition)
 
     def _changed_by(self, target: str, left: int, now: int) -> str:
-        """Return which commit that is not the pipeline's own has changed a table since a run left it; empty if none.
+        """Return what has changed a table since a run left it, other than the pipeline itself; empty if nothing has.
 
-        Own commits are those of runs that died or failed, and the members that a fact adds to its dimension.
+        Commits of runs that were killed or failed are the pipeline's own, and so are the members that a fact adds to
+        its dimension.
         """
         if now < left:
             return f"a return from version {left} to {now}"
@@ -315,7 +316,7 @@ class LayerRun(ABC, Generic[D]):
         return str(others[0]) if others and not self._comes_to_nothing(target, left, now, others) else ""
 
     def _comes_to_nothing(self, table: str, left: int, now: int, others: Sequence[Commit]) -> bool:
-        """Whether a table holds the same rows again, by its change data feed; one without a feed does not say."""
+        """Whether a table holds the same rows again, by its change data feed; False if the feed cannot say."""
         if any(one.operation not in _ROWS_ONLY for one in others):
             return False
         try:
@@ -323,11 +324,11 @@ class LayerRun(ABC, Generic[D]):
         except PySparkException as error:
             if is_engine_gone(error):
                 raise
-            return False  # to make the table again is always right
+            return False  # rebuilding the table is always right
         return is_same
 
     def _taken_from(self, source: str, read: int) -> str:
-        """Return which commit has taken rows from a source that is only added to, or changed some; empty if none."""
+        """Return the commit that removed or changed rows of an append-only source; empty if there is none."""
         if self.states[source].version == read:
             return ""
         there = catalog.commits(self.spark, source, read)
@@ -359,7 +360,7 @@ def published(
         spark: the session.
         control: the layer's control table.
         definitions: the declarations; defaults to those of the layer's file.
-        require: is handed what the table will hold, and raises if that must not be.
+        require: called with what the table will hold, before it is written; raises an error to refuse it.
     """
     declared = control.declared() if definitions is None else definitions
     with interpreted(spark):

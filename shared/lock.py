@@ -1,7 +1,7 @@
 """One writer at a time: the locks that are taken while tables of a home are written.
 
-A lock is a file of the home, which keeps out other processes of this machine. On Databricks a home is a volume, which
-has no locks, and nothing is locked: there a job has ``max_concurrent_runs: 1``.
+A lock is a file in the home. It keeps out other processes of this machine. On Databricks a home is a volume, which has
+no locks, so nothing is locked: there a job has ``max_concurrent_runs: 1``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ LOCK_TIMEOUT = 600.0
 
 @contextmanager
 def one_run_at_a_time(settings: Settings) -> Iterator[None]:
-    """Let nobody else write tables of this home meanwhile. A thread that holds the lock may ask for it again.
+    """Keep other runs from writing tables of this home during the block.
+
+    A thread that holds the lock may take it again.
 
     Raises:
         PipelineError: if another run does not end within ``LOCK_TIMEOUT``.
@@ -29,7 +31,7 @@ def one_run_at_a_time(settings: Settings) -> Iterator[None]:
 
 @contextmanager
 def locked(settings: Settings, name: str) -> Iterator[None]:
-    """Hold the lock of that name in this home. A thread that holds it may ask for it again.
+    """Hold the lock of that name in this home. A thread that holds it may take it again.
 
     Raises:
         PipelineError: if another process or thread does not release it within ``LOCK_TIMEOUT``.

@@ -5,8 +5,8 @@ in the configuration of a client that a cell shows, or in the message of an erro
 secret that it hands out to :func:`hide`, and this module replaces the text. GitHub's runners and Databricks' notebooks
 do the same to their outputs.
 
-It is the second line of defence, against accidents. A text that is encoded, cut into pieces or reversed passes. Texts
-of fewer than ``SHORTEST`` characters are not replaced: they would be found in ordinary words.
+It is the second line of defence, against accidents. A secret that is encoded, cut into pieces or reversed is not found.
+Secrets of fewer than ``SHORTEST`` characters are not replaced, because ordinary words may contain them.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _install() -> None:
         shell: Any = get_ipython()
         session = getattr(getattr(shell, "kernel", None), "session", None)
         if session is not None:
-            # Through this function goes every message of the kernel: what is printed and displayed, results, errors.
+            # Every message of the kernel goes through this function: what is printed and displayed, results, errors.
             session.pack = _masking_packer(session.pack)
 
 

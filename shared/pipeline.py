@@ -27,7 +27,7 @@ Layer = Literal["bronze", "silver", "gold"]
 LAYERS: tuple[Layer, ...] = ("bronze", "silver", "gold")
 
 LIMIT_MINUTES = 60
-"""NFR-001: the full batch pipeline ends within so many minutes."""
+"""NFR-001: the full batch pipeline ends within this many minutes."""
 
 
 MOST_QUARANTINED = 0.05
@@ -43,13 +43,13 @@ class PipelineRun:
     tables: tuple[TableRun, ...]
     """One for each table, in the order in which they ran; ``ops.run_log`` holds the same under the run id."""
     extra_columns: dict[str, list[str]]
-    """Landed file, to the columns it has that its contract does not know."""
+    """Landed file, to its columns that are not in its contract."""
     refused: dict[str, str] = field(default_factory=dict)
-    """File that cannot be read, to why. The run is not in order while it lies there."""
+    """File that cannot be read, to the reason. The run is not ``ok`` while such a file is there."""
     ignored: dict[str, str] = field(default_factory=dict)
-    """What else lies in the landing volume, to why it is left alone."""
+    """Anything else in the landing volume, to the reason why it is ignored."""
     quality: QualityRun | None = None
-    """What the rules say of bronze and silver; None if gold was not to be made, or was to be made unasked."""
+    """Results of the rules of bronze and silver; None if gold was not run, or was run without the rules."""
 
     @property
     def ok(self) -> bool:
@@ -85,26 +85,27 @@ def run(
     rules: Sequence[TableRules] | None = None,
     is_gated: bool = True,
 ) -> PipelineRun:
-    """Ingest what has landed, and bring silver and gold up to it.
+    """Ingest the landed files, and bring silver and gold up to date.
 
-    Before gold, the quality rules are asked of bronze and silver. If one of severity ``fail`` is broken, gold stays as
-    it is: each of its tables is skipped, and ``ops.run_log`` says why.
+    Before gold, the quality rules of bronze and silver are checked. If one of severity ``fail`` is broken, gold stays
+    as it is: each of its tables is skipped, and ``ops.run_log`` says why.
 
-    Guarantees what each layer does: files are ingested once, and one that cannot be read holds up no other; tables
-    hold what their sources say, whatever came late, twice or in another order. Killed at any point and run again, it
-    ends in the same tables: each layer goes on from what its tables hold, and what was finished is not done again.
+    Guarantees what each layer guarantees: files are ingested once, and a file that cannot be read does not stop the
+    others; tables hold what their sources say, even if rows came late, twice or in another order. A run that was killed
+    at any point can be repeated and ends in the same tables: each layer continues from what its tables hold, and does
+    not repeat finished work.
 
     Args:
         spark: the session.
         layers: the layers to run; defaults to all. They run in their order.
-        full: make silver and gold from everything, not only from what is new.
+        full: rebuild silver and gold from everything, not only from what is new.
         settings: the home; defaults to this process's settings.
-        on_end: told of each table as it ends.
+        on_end: called with each table as it ends.
         rules: the quality rules; they default to those of ``shared/quality/rules.toml``.
-        is_gated: False makes gold without asking them.
+        is_gated: False runs gold without checking the rules.
 
     Raises:
-        MetadataError: if the metadata of a layer cannot be run, or a quality rule cannot be asked.
+        MetadataError: if the metadata of a layer or a quality rule is wrong.
         PipelineError: if another run does not end, or a stream fails.
 
     Example:
@@ -122,7 +123,7 @@ def run(
     is_gated = is_gated and "gold" in layers
     with one_run_at_a_time(settings), run_log.Log(spark) as log:
         if is_gated:
-            # Before anything is done: a rule that cannot be asked would stop the run in its middle.
+            # Before anything else: a rule that cannot be checked would stop the run halfway.
             rules = quality.declared() if rules is None else rules
             quality.require_known_or_sound(spark, rules)
         if "bronze" in layers:
@@ -165,7 +166,7 @@ def _held_back(spark: SparkSession, run_id: str, reason: str) -> list[TableRun]:
 
 
 def table_count(layers: Sequence[Layer] = LAYERS) -> int:
-    """Return how many tables a run of these layers will tell of, by the declarations."""
+    """Return how many tables a run of these layers will report, by the declarations."""
     tables = {
         "bronze": len(bronze.SOURCES),
         "silver": sum(one.is_enabled for one in silver.TABLES.declared()),
@@ -180,7 +181,7 @@ def _as_table_run(ingested: Ingested, run_id: str, started: datetime, seconds: f
         table_name=ingested.table,
         status="succeeded" if ingested.rows or ingested.files or ingested.mended else "unchanged",
         started_at=started,
-        # The sources are read side by side, so each takes as long as all.
+        # The sources are read in parallel, so each is logged with the time of all.
         seconds=round(seconds, 3),
         reason=ingested.mended,
         rows_read=ingested.rows,

@@ -31,12 +31,12 @@ def create_table(spark: SparkSession) -> None:
         QUARANTINE,
         QUARANTINE_COLUMNS,
         "Rows that broke a rule, each with the reason.",
-        # Two tables that are made side by side write here without getting into each other's way.
+        # Two tables that run in parallel can write here without a conflict.
         partitioned_by="table_name",
     )
 
 
 def forget(spark: SparkSession, table: str) -> None:
-    """Remove what was set aside on the way to a table."""
+    """Remove the quarantined rows of a table."""
     if catalog.table_exists(spark, QUARANTINE):
         spark.sql(f"DELETE FROM {QUARANTINE} WHERE table_name = {catalog.sql_literal(table)}")

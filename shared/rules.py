@@ -25,7 +25,7 @@ def is_broken(rule: Rule) -> Column:
 def reason_for(rule: Rule, rows: DataFrame) -> Column:
     """Return the sentence that says why a row breaks a rule: each value the rule looks at, and the limit."""
     if rule.expectation == "_malformed IS NULL":
-        # The value is the whole line; it is kept beside the reason. Bronze says what is wrong with it, if it can.
+        # The value is the whole line, which is stored beside the reason. Bronze says what is wrong with it, if it can.
         unknown = F.lit(f"expected {rule.limit}" if rule.limit else "the line does not fit the columns")
         return F.coalesce(F.col("_reason"), unknown) if "_reason" in rows.columns else unknown
     values = [
@@ -39,9 +39,9 @@ def reason_for(rule: Rule, rows: DataFrame) -> Column:
 def examined(rows: DataFrame, rules: Sequence[Rule]) -> DataFrame:
     """Add ``broken_rule STRING`` and ``reason STRING``: the first rule that a row breaks, NULL if it breaks none.
 
-    Rules of severity ``warn`` break nothing. One of severity ``fail`` goes before all others where a row's answer to it
-    is no: a row that is to be set aside as well must not hide what is to stop the table. Where the row has no answer,
-    because of a NULL, the order of the rules decides.
+    Rules of severity ``warn`` are not considered. A rule of severity ``fail`` goes before all others if its expectation
+    is false for the row: a rule that sets the row aside must not hide one that stops the table. If the expectation is
+    NULL, the order of the rules decides.
     """
     asked = [rule for rule in rules if rule.severity != "warn"]
     says_no = [(~F.expr(rule.expectation), rule) for rule in asked if rule.severity == "fail"]

@@ -36,7 +36,7 @@ GOOD = ("succeeded", "unchanged")
 
 @dataclass(frozen=True)
 class Read:
-    """A table that was read, which table of that name it was, and the versions of it."""
+    """A table that was read: its name, its id, and the versions that were read."""
 
     table: str
     table_id: str
@@ -47,10 +47,10 @@ class Read:
 
 @dataclass(frozen=True)
 class RuleResult:
-    """How many new rows broke a rule. Severity ``info`` counts what is no fault of theirs: repeated, tied, late.
+    """How many new rows broke a rule. Severity ``info`` counts rows without a fault: repeated, tied, late.
 
-    One rule asks of rows that earlier runs have accepted, and has a result only if it is broken: that a dimension still
-    knows what they name.
+    One rule is about rows that earlier runs accepted: that a dimension still has the key that they name. It has a
+    result only if it is broken.
     """
 
     rule: str
@@ -88,11 +88,11 @@ class TableRun:
     reads: tuple[Read, ...] = ()
     rules: tuple[RuleResult, ...] = field(default=(), compare=False)
     dependencies: tuple[str, ...] = ()
-    """What was found of each table that it depends on."""
+    """A sentence on each table that it depends on."""
 
     @property
     def error(self) -> str | None:
-        """What went wrong, if it did."""
+        """The reason, if the run failed or was skipped."""
         return self.reason if self.status in ("failed", "skipped") else None
 
     @property
@@ -103,7 +103,7 @@ class TableRun:
 
 @dataclass(frozen=True)
 class LastRuns:
-    """A table's last run, and the last that left it in order: the one whose ``reads`` say where to go on."""
+    """A table's last run, and its last good run, whose ``reads`` say where the next run continues."""
 
     last: TableRun
     last_good: TableRun | None
@@ -157,7 +157,7 @@ def create_tables(spark: SparkSession) -> None:
 
 
 def write(spark: SparkSession, runs: Sequence[TableRun]) -> None:
-    """Add these runs to the log. The results of their rules go first: they count once their run is in the log."""
+    """Add these runs to the log. Results of rules are written first: they count only once their run is in the log."""
     results = [
         (run.run_id, run.table_name, rule.rule, rule.severity, rule.rows_checked, rule.rows_failed)
         for run in runs
@@ -170,10 +170,10 @@ def write(spark: SparkSession, runs: Sequence[TableRun]) -> None:
 
 
 class Log:
-    """The log as one run of the pipeline uses it: read once, and written as rarely as may be.
+    """The log as one run of the pipeline uses it: read once, and written as rarely as possible.
 
-    A run that left a table unchanged has moved no cursor. Its row waits for the next row that must be written, or for
-    the end of the block, so a run without news makes one commit. If the block ends by an error, the rows that wait are
+    A run that left a table unchanged moved no cursor. Its row waits until another row must be written, or until the
+    block ends, so a run that finds nothing new makes one commit. If the block ends with an error, the waiting rows are
     written too.
 
     Example:
@@ -189,7 +189,7 @@ class Log:
         self._reading = threading.Lock()
 
     def last(self, table: str) -> LastRuns | None:
-        """Return the last runs of a table, those added meanwhile included; None if it never ran."""
+        """Return the last runs of a table, including those added meanwhile; None if it never ran."""
         with self._reading:
             if self._last is None:
                 self._last = last_runs(self._spark)
@@ -209,7 +209,7 @@ class Log:
     def write(self) -> None:
         """Write the runs that wait, if there are any."""
         if self._waiting:
-            # Not to be written a second time, should this fail: it may have failed after the commit.
+            # If this fails, do not write the rows a second time: it may have failed after the commit.
             waiting, self._waiting = self._waiting, []
             write(self._spark, waiting)
 
@@ -221,7 +221,7 @@ class Log:
     ) -> None:
         if error is None:
             self.write()
-        elif not is_engine_gone(error):  # else there is nobody left to ask
+        elif not is_engine_gone(error):  # an engine that is gone cannot write
             # Keep the original error.
             with suppress(Exception):
                 self.write()
@@ -232,7 +232,7 @@ def last_runs(spark: SparkSession) -> dict[str, LastRuns]:
     run, started = F.struct(*_LOG), F.col("started_at")
     is_good = F.col("status").isin(*GOOD)
     with interpreted(spark):
-        # The newest by Spark: the log grows with every run, and all of it would have to come here.
+        # Spark finds the newest rows: the log grows with every run, and should not be fetched whole.
         rows = (
             spark.table(RUN_LOG)
             .groupBy("table_name")

@@ -34,8 +34,8 @@ def find(name: str, settings: Settings | None = None, *, masked: bool = True) ->
     Args:
         name: its name, which is also that of the environment variable.
         settings: the home and the scope; defaults to this process's settings.
-        masked: whether to hide its text in what this process writes. False for what is kept beside the secrets and is
-            none: an address, a user name.
+        masked: whether to hide its text in what this process writes. False for values that are stored beside the
+            secrets but are not secret: an address, a user name.
 
     Raises:
         SecretError: if the local file can be read by others than its owner, or is not TOML.
@@ -51,7 +51,7 @@ def find(name: str, settings: Settings | None = None, *, masked: bool = True) ->
 def place(name: str, settings: Settings | None = None) -> str | None:
     """Return where a secret is kept, in words and without its value; None if it is nowhere.
 
-    The place that is named is the one that counts: a variable of the environment hides an entry of the file.
+    If a secret is in several places, this is the place in use: an environment variable hides an entry of the file.
 
     Raises:
         SecretError: as :func:`find`.
@@ -163,7 +163,7 @@ def _from_databricks(name: str, settings: Settings) -> str | None:
     store = DBUtils(SparkSession.builder.getOrCreate()).secrets
     try:
         names = {entry.key for entry in store.list(settings.secret_scope)}
-    except Exception as error:  # one of several, by the kind of compute
+    except Exception as error:  # its class depends on the kind of compute
         if "RESOURCE_DOES_NOT_EXIST" in str(error) or "does not exist" in str(error):
             return None
         raise

@@ -23,12 +23,12 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 """The directory that holds ``notebooks/``, ``lessons/`` and ``shared/``."""
 
 _IS_CHECKOUT = (CHECKOUT / "pyproject.toml").is_file()
-"""False where the package was installed from a wheel: what lies around it then belongs to the environment."""
+"""False if the package was installed from a wheel: the directory around it then belongs to the environment."""
 
 PREFIX = "SHOPMETRICS_"
 
 VOLUME = "bronze.raw_data"
-"""The volume that holds the home on Databricks, but for its tables: schema and name."""
+"""Schema and name of the volume that holds the home on Databricks, except its tables."""
 
 
 class Settings(BaseSettings):
@@ -74,7 +74,7 @@ class Settings(BaseSettings):
     @field_validator("home", "cache_dir", "java_home")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
-        # A notebook's working directory is not the shell's; a relative path would name two places.
+        # A notebook's working directory is not the shell's: one relative path could mean two places.
         if value is None:
             return None
         value = value.expanduser()
@@ -85,7 +85,7 @@ class Settings(BaseSettings):
         """The further Spark settings of the server, by name."""
         return dict(pair.split("=", 1) for pair in self.spark_conf.split())
 
-    # Where things are inside the home. Nothing else in the project spells these names.
+    # Locations inside the home. No other module writes these names.
     @property
     def raw(self) -> Path:
         """The landing volume: ``<table>/<batch date>/*.csv`` and ``manifest.json``."""
@@ -104,7 +104,7 @@ class Settings(BaseSettings):
     @property
     def run(self) -> Path:
         """Ports, tokens and logs of running servers, and locks; readable by the owner only."""
-        # A volume has no locks, and Databricks no servers of ours.
+        # A volume has no locks, and on Databricks this project starts no servers.
         return Path(tempfile.gettempdir(), "shopmetrics") if on_databricks() else self.home / "run"
 
     @property
@@ -158,13 +158,13 @@ def _read(given: tuple[tuple[str, Any], ...]) -> Settings:
             "correct or unset what is named; `shopmetrics settings` then lists every setting and what it means",
         )
     if on_databricks() and "home" not in settings.model_fields_set:
-        # Spark can neither read nor write the workspace's own files, among which the checkout is.
+        # Spark can neither read nor write workspace files, and the checkout consists of them.
         return settings.model_copy(update={"home": Path("/Volumes", settings.catalog, *VOLUME.split("."))})
     return settings
 
 
 def read_again() -> None:
-    """Forget the settings read so far, after the environment of this very process was changed."""
+    """Forget the settings read so far. For use after a change of this process's environment."""
     _read.cache_clear()
 
 

@@ -1,4 +1,4 @@
-"""What each source delivers: columns, types and meaning. The one place; tables, parsing and checks follow from it."""
+"""The contract of each source: columns, types and meaning. Tables, parsing and checks are derived from it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Form:
-    """How a value of a type is written: nothing else is taken for one, lest a value be changed without a word."""
+    """How a value of a type is written. Other texts are refused: reading them could change the value silently."""
 
     pattern: str
     """A regular expression that the whole text matches, in the syntax that Java and Python share."""
@@ -25,7 +25,7 @@ _FORMS = {
     "BIGINT": _WHOLE_NUMBER,
     "BOOLEAN": Form("[Tt][Rr][Uu][Ee]|[Ff][Aa][Ll][Ss][Ee]", "true or false"),
     "DATE": Form(_DAY, "a date such as 2025-03-01"),
-    # A T for the blank, parts of a second and a zone leave no doubt which instant is meant.
+    # With a T for the blank, fractions of a second or a zone, the instant is still unambiguous.
     "TIMESTAMP": Form(
         _DAY + r"[ T]\d{2}:\d{2}:\d{2}(\.\d{1,6})?(Z|[+-]\d{2}:\d{2})?", "an instant such as 2025-03-01 14:03:22"
     ),
@@ -47,7 +47,7 @@ class Column:
 
     @property
     def form(self) -> Form | None:
-        """How its values are written; None if any text is one, or whatever the engine can read as one."""
+        """The form of its values; None if every text is a value, or if the engine's cast decides."""
         if decimal := re.fullmatch(r"DECIMAL\((\d+), ?(\d+)\)", self.type):
             precision, scale = map(int, decimal.groups())
             decimals = rf"(\.\d{{1,{scale}}})?" if scale else ""
@@ -89,7 +89,7 @@ AUDIT_COLUMNS = _columns(
     ("batch_id", "STRING", "the batch date, the name of the file's folder"),
     ("ingested_at", "TIMESTAMP", "when the nightly run ingested it, UTC"),
 )
-"""What bronze adds to every row."""
+"""The columns that bronze adds to every row."""
 
 CUSTOMERS = Source(
     "customers",

@@ -1,8 +1,8 @@
 """Ingest landed files into bronze, each exactly once.
 
-A file-source stream with ``availableNow`` reads what is new and stops. Its checkpoint remembers which files it has
-read, and Delta's sink records the batch in the same commit as the rows: killed at any point and run again, every
-file is there once. Auto Loader on Databricks works the same way.
+A file-source stream with ``availableNow`` reads new files and stops. Its checkpoint remembers which files it has read,
+and Delta's sink records the batch in the same commit as the rows. So every file is there once, even if a run is killed
+at any point and repeated. Auto Loader on Databricks works the same way.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class Ingested:
     malformed: int
     version: int
     extra_columns: dict[str, list[str]] = field(default_factory=dict)
-    """File read in this run, to the columns it has that the contract does not know."""
+    """File read in this run, to its columns that are not in the contract."""
     mended: str = ""
-    """Which rows were brought back, if somebody had taken them from the table."""
+    """Which rows were restored, if some had been removed from the table; else empty."""
     refused: dict[str, str] = field(default_factory=dict)
-    """File that cannot be read, to why; it is read once it is corrected."""
+    """File that cannot be read, to the reason. A later run reads it once it is corrected."""
     ignored: dict[str, str] = field(default_factory=dict)
-    """What else lies in the source's folder, to why it is left alone."""
+    """Anything else in the source's folder, to the reason why it is ignored."""
 
 
 def ingest(
@@ -59,19 +59,19 @@ def ingest(
 ) -> list[Ingested]:
     """Ingest every new file of these sources into its bronze table; with nothing new, change nothing.
 
-    Guarantees: each file once, one bronze row per data line, append-only. All headers are checked before the engine is
-    asked; a file that cannot be read holds up no other. Rows that somebody has taken from a table since, by a RESTORE
-    for instance, are brought back first.
+    Guarantees: each file once, one bronze row per data line, append-only. All headers are checked before the engine
+    starts; a file that cannot be read does not stop the others. If rows have been removed from a table, by a RESTORE
+    for instance, they are restored first.
 
     Args:
         spark: the session.
-        sources: names out of :data:`~shared.bronze.contracts.SOURCES`, or contracts of one's own.
+        sources: names out of :data:`~shared.bronze.contracts.SOURCES`, or contracts of your own.
         settings: the home; defaults to this process's settings.
-        strict: raise an error at the end if a file was refused; else the results say it.
+        strict: raise an error at the end if a file was refused; if False, only the results report it.
 
     Raises:
-        SourceError: for an unknown source; and after all other files were read, for those that cannot be, naming file
-            and column.
+        SourceError: for an unknown source; and, after all other files were read, for files that cannot be read, naming
+            file and column.
         PipelineError: if a stream fails, or if a table and its checkpoint do not belong together.
 
     Example:
@@ -91,14 +91,14 @@ def ingest(
             mended[source.name] = catalog.mended(spark, source.bronze_table)
         queries: dict[str, StreamingQuery] = {}
         try:
-            # All at once: each is a handful of small jobs, and the engine has cores to spare.
+            # All in parallel: each stream is a handful of small jobs, and the engine has spare cores.
             for source in chosen:
                 if files := found[source.name].files:
                     queries[source.name] = _start(spark, source, files, volume, checkpoint[source.name])
             done = [_finish(spark, source, found[source.name], queries.get(source.name)) for source in chosen]
             results = [replace(one, mended=mended[source.name]) for source, one in zip(chosen, done, strict=True)]
         except BaseException as error:
-            # None goes on in the engine when another has failed, or after Ctrl-C: the next run would meet it.
+            # After a failure or Ctrl-C, stop all streams: one that ran on in the engine would disturb the next run.
             for query in queries.values() if not is_engine_gone(error) else ():
                 with suppress(Exception):
                     query.stop()
@@ -110,10 +110,10 @@ def ingest(
 
 
 def create_table(spark: SparkSession, source: Source) -> None:
-    """Make sure that the source's bronze table exists, with its comments; rows can only ever be added to it.
+    """Make sure that the source's bronze table exists, with its comments. The table is append-only.
 
-    Its change data feed is on, so that silver can ask for the rows of the versions it has not seen. For a table that
-    is only added to, the feed costs nothing: it is read from the files themselves.
+    Its change data feed is on, so that silver can read the rows of the versions that it has not read yet. For an
+    append-only table the feed costs nothing: Delta reads it from the data files.
     """
     catalog.create_table(
         spark,
@@ -122,7 +122,7 @@ def create_table(spark: SparkSession, source: Source) -> None:
         source.comment,
         properties={"delta.appendOnly": "true", "delta.enableChangeDataFeed": "true"},
     )
-    # A table of an older version of this package lacks what was added to the audit columns since.
+    # A table made by an older version of this package lacks the audit columns that were added since.
     there = spark.table(source.bronze_table).columns
     for before, column in pairwise((source.columns[-1], *AUDIT_COLUMNS)):
         if column.name not in there:
@@ -147,7 +147,7 @@ def read_lines(spark: SparkSession, source: Source, volume: Path, files: list[La
 
 
 def lines_of(spark: SparkSession, volume: Path, files: list[LandedFile]) -> DataFrame:
-    """Return what :func:`read_lines` would, of these files as they are now, and not as a stream."""
+    """Return the same columns as :func:`read_lines`, but as a batch: the lines of these files as they are now."""
     return _with_paths(spark.read.text([_literally(f"{_root(volume)}/{file.path}") for file in files]))
 
 
@@ -156,7 +156,7 @@ def _with_paths(lines: DataFrame) -> DataFrame:
 
 
 def _root(volume: Path) -> str:
-    # Without a scheme a cluster would look in its own file system. No URI: Spark would not decode what stands in it.
+    # Without a scheme, a cluster looks in its own file system. Not a URI: Spark would not decode its escapes.
     return str(volume) if on_databricks() else f"file:{volume}"
 
 
@@ -166,7 +166,7 @@ _OF_PATTERNS = set("{}[]*?\\")
 def _one_by_one(volume: Path, files: list[LandedFile]) -> bool:
     """Whether each file must have a micro-batch of its own.
 
-    When Spark reads a path with such a character, it takes it for a pattern once more, and reads all other files of the
+    If a path has a pattern character, Spark treats the path as a pattern once more, and reads all other files of the
     micro-batch twice.
     """
     return any(set(str(volume / file.path)) & _OF_PATTERNS for file in files)
@@ -178,12 +178,12 @@ def _literally(path: str) -> str:
 
 
 def _as_choice(path: str) -> str:
-    """Return the same for the inside of ``{...,...}``, which is taken apart before each part is taken for a pattern."""
+    """Return that pattern for the inside of ``{...,...}``: Spark splits it first, then reads each part as a pattern."""
     return "".join(f"\\{c}" if c in "{},\\" else c for c in _literally(path))
 
 
 def ingested_files(source: Source, settings: Settings) -> set[str]:
-    """Return the files that the source's stream has read, or is about to, by its checkpoint: paths in the volume."""
+    """Return the files that the source's stream has read or will read, by its checkpoint, as paths in the volume."""
     found = set()
     for note in (checkpoint_path(source, settings) / "stream" / "sources" / "0").glob("[0-9]*"):
         for line in note.read_text(encoding="utf-8").splitlines()[1:]:
@@ -244,9 +244,9 @@ def _start(
 ) -> StreamingQuery:
     headers = [file.header_line for file in files]
     lines = read_lines(spark, source, volume, files)
-    # Counted while the rows pass, instead of by further jobs afterwards. Every file has one header.
+    # Counted while the rows are read, which saves further jobs. Every file has one header.
     rows = parse_lines(lines.observe("lines", F.count_if(F.col("value").isin(headers)).alias("files")), source, files)
-    # A run that died may have planned a batch with a file that is gone since, or that was changed and is refused now.
+    # A run that was killed may have planned a batch with a file that is gone now, or was changed and is refused.
     is_known = F.col("source_file").isin([file.path for file in files])
     unknown = F.raise_error(F.concat("source_file", F.lit(" was to be read by a run that died, and was changed since")))
     rows = rows.withColumn("source_file", F.when(is_known, F.col("source_file")).otherwise(unknown))
@@ -260,7 +260,7 @@ def _start(
     )
     if not _one_by_one(volume, files):
         return writer.toTable(source.bronze_table)
-    # The counts come with the progress of each micro-batch, of which Spark keeps a hundred.
+    # The counts are in the progress of each micro-batch; by default Spark keeps only the last hundred.
     spark.conf.set(_PROGRESS_KEPT, str(len(files) + 1))
     try:
         return writer.toTable(source.bronze_table)

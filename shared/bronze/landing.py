@@ -1,7 +1,7 @@
 """The landing volume before Spark reads it: which files can be read, which are refused, and which are left alone.
 
-Whatever a file's name or its first line can do to the engine is found here, in Python, and told in one line. Nothing
-that lies in the volume is passed over without a word, but for names that begin with a dot.
+A file name or a first line that would harm the engine is found here, in Python, and reported in one line. Every file in
+the volume is read, refused or reported as ignored, except the manifest and names that begin with a dot.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from shared.bronze.contracts import AUDIT_COLUMNS, Source
 from shared.errors import SourceError
 
 ENDINGS = (".csv", ".csv.gz")
-"""How the name of a file ends that is read."""
+"""Endings of the names of files that are read."""
 
 MOST_COLUMNS = 500
-"""A header with more is refused: a plan over thousands of columns takes the engine's memory."""
+"""A header with more columns is refused: a plan over thousands of columns needs too much of the engine's memory."""
 
 MOST_BYTES_OF_HEADER = 1 << 20
 
@@ -34,7 +34,7 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class LandedFile:
-    """One CSV file: its path relative to the volume, the first line as it stands there, and the names in it."""
+    """One CSV file: its path relative to the volume, its first line, and the column names in that line."""
 
     path: str
     header_line: str
@@ -43,14 +43,14 @@ class LandedFile:
 
 @dataclass(frozen=True)
 class Landed:
-    """What lies in one source's part of the landing volume."""
+    """The files in one source's part of the landing volume."""
 
     files: list[LandedFile] = field(default_factory=list)
-    """Those that can be read, oldest batch first."""
+    """Files that can be read, oldest batch first."""
     refused: dict[str, str] = field(default_factory=dict)
-    """Path to why it cannot be read, though it seems to be meant to be."""
+    """Path of a file that seems to be meant to be read but cannot be, to the reason."""
     ignored: dict[str, str] = field(default_factory=dict)
-    """Path to why it is left alone."""
+    """Path of anything else, to the reason why it is ignored."""
 
 
 def landed(volume: Path, source: Source, verified: Collection[str] = ()) -> Landed:
@@ -59,8 +59,7 @@ def landed(volume: Path, source: Source, verified: Collection[str] = ()) -> Land
     Args:
         volume: the landing volume.
         source: the contract.
-        verified: files that were read before; one that is compressed is not decompressed again to find out whether it
-            is whole.
+        verified: files that were read before. A compressed one is not decompressed again to check that it is complete.
     """
     found = Landed()
     for folder in _entries(volume / source.name):
@@ -99,7 +98,7 @@ def refusal(refused: dict[str, str], hint: str) -> SourceError:
 
 
 def strays(volume: Path, sources: Iterable[str]) -> dict[str, str]:
-    """Return what lies in the volume beside the folders of these sources: path to why it is left alone."""
+    """Return the entries of the volume that belong to none of these sources: path to the reason why it is ignored."""
     known = list(sources)
     why = f"there is no such source; the folders are {', '.join(known)}"
     return {
@@ -113,7 +112,7 @@ _HIDDEN = "a name that begins with _ marks what is not finished"
 
 
 def _entries(folder: Path) -> list[Path]:
-    """Return what is in a folder, by name, but for what begins with a dot; nothing if there is no folder."""
+    """Return the entries of a folder, sorted, without names that begin with a dot; empty if there is no folder."""
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
@@ -124,12 +123,12 @@ def _name(volume: Path, path: Path) -> str:
 
 
 def _shown(text: str) -> str:
-    """Return text that can be printed: a name on disk need not be."""
+    """Return a text with its control characters escaped, so that it can be printed."""
     return "".join(repr(c)[1:-1] if _is_control(c) else c for c in text)
 
 
 def _is_control(character: str) -> bool:
-    """Whether it is a control character, or what Python makes of a byte in a file's name that is no UTF-8."""
+    """Whether it is a control character, or Python's substitute for a byte of a file name that is not UTF-8."""
     return unicodedata.category(character) in ("Cc", "Cs")
 
 
@@ -178,14 +177,14 @@ def _read_header(path: Path, name: str, source: Source, is_verified: bool) -> tu
         with opened(path) as content:
             start = content.readline(MOST_BYTES_OF_HEADER)
             if path.name.endswith(".gz") and not is_verified:
-                # Found by the engine, a damaged file would stop this run and every run after it.
+                # If the engine found the damage, the file would stop this run and every later one.
                 while content.read(1 << 20):
                     pass
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         return None, f"it is no whole gzip file: {error}"
     except OSError as error:
         return None, f"it cannot be read: {error.strerror or error}"
-    # A line ends as the engine's reader has it: the old Macintosh's way too.
+    # The line ends where it ends for the engine's reader: at a single carriage return too.
     line = start.split(b"\r")[0].rstrip(b"\n")
     if guess := _no_text(start):
         return None, guess
@@ -213,7 +212,7 @@ def opened(path: Path) -> BinaryIO:
 
 
 def _no_text(start: bytes) -> str:
-    """Return what a file seems to be that is no UTF-8 text, from how it begins; empty if it may be."""
+    """Guess from its first bytes what a file is if it is not UTF-8 text; empty if it may be UTF-8 text."""
     if start.startswith(b"PK\x03\x04"):
         return "it looks like an Excel workbook or a zip file: save it as CSV"
     if start.startswith(b"\x1f\x8b"):
@@ -224,7 +223,7 @@ def _no_text(start: bytes) -> str:
 
 
 def header_problems(header: tuple[str, ...], source: Source) -> list[str]:
-    """Return what is wrong with a file's column names, each as a sentence; none if its lines can be read by them."""
+    """Return the problems of a file's column names, each as a sentence; none if its lines can be read by them."""
     if len(header) > MOST_COLUMNS:
         return [f"{len(header):,} columns: at most {MOST_COLUMNS} are read; take out those that nobody needs"]
     wanted = source.column_names

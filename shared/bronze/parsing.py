@@ -1,9 +1,9 @@
-"""From lines of text to typed rows, nothing lost: a pure transformation that needs no Delta and no stream.
+"""Parse lines of text into typed rows, nothing lost: a pure transformation that needs no Delta and no stream.
 
 Columns are matched by the name in each file's header, never by position. Spark's own CSV reader matches by position
-once it is given a schema, so a file whose columns were reordered would be read without complaint and be wrong. It also
-takes ``12,99`` for 1299, rounds 0.0149 to 0.01 and completes ``10:00`` by the day of the run; here a text becomes a
-value only if it has the form of its column's type.
+once it is given a schema: it would read a file with reordered columns without an error, and wrongly. It also reads
+``12,99`` as 1299, rounds 0.0149 to 0.01 and completes ``10:00`` with the day of the run. Here a text becomes a value
+only if it has the form of its column's type.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ CSV_OPTIONS = {
     "escape": '"',  # RFC 4180: a quote inside quotes is doubled; Spark's default is a backslash
 }
 
-# A byte that is not UTF-8 is shown as this character: the text that was there cannot be had back from it.
+# Decoding puts this character in place of bytes that are not UTF-8; the original text cannot be recovered from it.
 _UNDECODABLE = "\N{REPLACEMENT CHARACTER}"
 
 _SHOWN = 60
-"""Of a value that does not fit, at most so many characters stand in the reason; the whole is in the line."""
+"""The reason quotes at most this many characters of a value that does not fit; the line holds all of it."""
 
 
 def parse_lines(lines: DataFrame, source: Source, files: list[LandedFile]) -> DataFrame:
     """Parse the lines of a source's files into its typed columns and the audit columns.
 
-    Guarantees one row out for every line in that is neither a header nor blank, and that no value is changed: a text
-    that has not the form of its column's type becomes NULL. A line that does not fit the columns keeps its text in
-    ``_malformed``, and ``_reason`` says why; what could be parsed of it stands in the other columns.
+    Guarantees one row for every line that is neither a header nor blank, and that no value is changed: a text that does
+    not have the form of its column's type becomes NULL. A line that does not fit the columns keeps its text in
+    ``_malformed``, and ``_reason`` says why; the other columns hold what could be parsed of it.
 
     Args:
         lines: ``value STRING`` (one line each) and ``file_path STRING`` (URI of its file).
@@ -46,7 +46,7 @@ def parse_lines(lines: DataFrame, source: Source, files: list[LandedFile]) -> Da
         files: the headers of all files that the lines may come from.
 
     Returns:
-        The source's columns as typed, then :data:`~shared.bronze.contracts.AUDIT_COLUMNS`.
+        The source's typed columns, then :data:`~shared.bronze.contracts.AUDIT_COLUMNS`.
     """
     headers = sorted({file.header_line for file in files})
     located = (
@@ -77,21 +77,22 @@ _NIGHTLY_OFFSET = 26
 
 
 def _relative_path(uri: Column) -> Column:
-    """Return ``<table>/<batch date>/<file>`` of a file's URI, in which spaces and the like are escaped."""
+    """Return ``<table>/<batch date>/<file>`` from a file's URI, with the URI's escapes decoded."""
     tail = F.regexp_extract(uri, "([^/]+/[^/]+/[^/]+)$", 1)
     return F.url_decode(F.replace(tail, F.lit("+"), F.lit("%2B")))
 
 
 def _told(lines: DataFrame, source: Source, files: list[LandedFile]) -> DataFrame:
-    """Add ``line STRUCT``: what each line says, by the header of its own file, as text.
+    """Add ``line STRUCT``: the fields of each line as text, named by the header of its own file.
 
-    Its fields: ``text STRUCT`` of the source's columns, an empty field being NULL, quoted or not; ``extra MAP`` of the
-    other columns; ``fields INT``: how many the header has; ``is_whole BOOLEAN``: the line has as many.
+    ``text STRUCT`` has the source's columns; an empty field, quoted or not, is NULL. ``extra MAP`` has the other
+    columns. ``fields INT`` is the number of fields in the header. ``is_whole BOOLEAN`` says whether the line has as
+    many.
     """
     layouts: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for file in files:
         layouts[file.header].append(file.path)
-    # Usually there is a single one. A column for each, so that a line is parsed once, by its own header.
+    # Usually there is a single header. Each header has a column of its own, so that a line is parsed once.
     headers = sorted(layouts, key=lambda header: (-len(layouts[header]), header))
     is_its = [F.lit(True) if len(headers) == 1 else F.col("source_file").isin(layouts[header]) for header in headers]
     split = [F.when(is_its[place], _split(len(header))).alias(f"row_{place}") for place, header in enumerate(headers)]
@@ -103,7 +104,7 @@ def _told(lines: DataFrame, source: Source, files: list[LandedFile]) -> DataFram
 
 
 def _split(fields: int) -> Column:
-    """Return the fields of a line as texts. By place and not by name: a name may be anything."""
+    """Return the fields of a line as texts, named by position: a name in a header may be any text."""
     schema = ", ".join(f"_{place} STRING" for place in range(fields))
     return F.from_csv("value", f"{schema}, _malformed STRING", CSV_OPTIONS)
 
@@ -124,13 +125,13 @@ def _by_name(row: Column, header: tuple[str, ...], source: Source) -> Column:
 
 
 def _typed(column: contracts.Column) -> str:
-    """Return the SQL expression of a field's value; NULL if the text has not the form of the type."""
+    """Return the SQL expression of a field's value; NULL if the text does not have the form of the type."""
     text = f"line.text.`{column.name}`"
     if column.type == "STRING":
         return text
     form = column.form
     has_form = f"{text} RLIKE {sql_literal(f'^({form.pattern})$')}" if form else "true"
-    # What has the form may still be none: 30 February, or more digits than the type holds.
+    # A text of the right form may still be no value: 30 February, or more digits than the type holds.
     return f"CASE WHEN {has_form} THEN try_cast({text} AS {column.type}) END"
 
 
@@ -163,9 +164,9 @@ def _reason(source: Source) -> Column:
 
 
 def _delivered() -> Column:
-    """Return a line as text from which the bytes that were delivered can be had back.
+    """Return a line as text from which the delivered bytes can be recovered.
 
-    In a line that is not UTF-8 each byte becomes the character of its number, as the older Western encoding has it.
+    A line that is not UTF-8 is decoded as ISO-8859-1, which makes one character of each byte.
     """
     as_latin = F.decode(F.col("value").cast("binary"), "ISO-8859-1")
     return F.when(F.is_valid_utf8("value"), F.col("value")).otherwise(as_latin)

@@ -28,7 +28,7 @@ def finished(groups: DataFrame, definition: GoldDefinition) -> DataFrame:
 
     Args:
         groups: measured groups; if there is a rank, *all* groups of each partition that occurs in them.
-        definition: the table's.
+        definition: the table's definition.
     """
     if definition.bands:
         value, label = F.col(definition.bands.of), F.lit(None).cast("string")
@@ -47,12 +47,12 @@ def finished(groups: DataFrame, definition: GoldDefinition) -> DataFrame:
 def touched_groups(feed: DataFrame, definition: GoldDefinition) -> DataFrame:
     """Return the groups whose rows changed, from the change data feed of the source.
 
-    A change is seen as a row that went and a row that came. Rows that are alike in every column that the table looks
-    at cancel each other out: an order that goes from ``pending`` to ``confirmed`` changes no revenue.
+    An update counts as one row removed and one row added. Rows that are equal in every column that the table uses
+    cancel each other out: an order that goes from ``pending`` to ``confirmed`` changes no revenue.
 
     Args:
         feed: the feed, with ``_change_type``.
-        definition: the table's.
+        definition: the table's definition.
 
     Returns:
         The columns of ``group_by``, distinct.

@@ -1,9 +1,9 @@
 """Run gold as its metadata says: recompute the groups that a change touched, and only those.
 
-The cursor is the version of the source through which a table has been made. What came after is in the source's change
-data feed; the feed names the groups; each of these is recomputed from a snapshot of the source, compared with what
-the table holds, and one MERGE makes the difference. A group that has no rows any more goes. A business date would not
-do as a cursor: an order of March that is cancelled in May touches a row of March.
+The cursor is the version of the source up to which a table has been computed. Later changes are in the source's change
+data feed, and the feed names the touched groups. Each of these is recomputed from a snapshot of the source and compared
+with what the table holds; one MERGE applies the difference. A group that has no rows any more is deleted. A business
+date cannot be the cursor: an order of March that is cancelled in May changes a row of March.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def run(
 ) -> list[TableRun]:
     """Bring gold up to what silver holds, and return what was done to each table, in processing order.
 
-    Guarantees that a table holds what a full recompute would, whatever was changed, late or taken back; that a run
-    without a difference makes no version; that a run that died leaves nothing half done. A table that fails leaves the
-    others to run. Every table's run is in ``ops.run_log``.
+    Guarantees that a table holds what a full recompute would give, also after changed, late or deleted rows; that a run
+    without a difference makes no version; that a run that was killed leaves nothing half done. If a table fails, the
+    others still run. Every table's run is in ``ops.run_log``.
 
     Args:
         spark: the session.
@@ -55,12 +55,12 @@ def run(
         settings: the home; defaults to this process's settings.
         run_id: the id to run under; defaults to a new one.
         definitions: declarations to publish first; defaults to those of ``shared/gold/tables.toml``.
-        on_end: told of each table as it ends.
-        log: the log of the pipeline's run that this is a part of; defaults to one of its own.
+        on_end: called with each table as it ends.
+        log: the log of the pipeline run that this run is part of; defaults to a new one.
 
     Raises:
-        MetadataError: if the metadata cannot be run; then nothing was.
-        PipelineError: if another run does not end.
+        MetadataError: if the metadata is wrong; then nothing is run.
+        PipelineError: if another run does not end in time.
 
     Example:
         >>> for table in gold.run(shared.connect()):
@@ -82,7 +82,7 @@ def reset(spark: SparkSession, table: str, settings: Settings | None = None) -> 
 def _require_sound(spark: SparkSession, known: Sequence[GoldDefinition]) -> None:
     below = catalog.tables(spark, ("bronze", "silver"))
     there = {source: spark.table(source).columns for source in {one.source for one in known} if source in below}
-    # A source that is not there yet is no mistake of the metadata: its table is skipped, and the run says why.
+    # A source that does not exist yet is not a mistake in the metadata: its table is skipped, and the run says why.
     missing = [name for one in known for name in (one.source, *one.depends_on) if name not in below]
     ready = [one for one in known if one.source in there]
     found = metadata.problems(ready, there, [*below, *dict.fromkeys(missing), *(one.target for one in known)])
@@ -95,9 +95,9 @@ def _not_sql(spark: SparkSession, definition: GoldDefinition) -> list[str]:
     """Return which expressions are not SQL over the source's columns. Spark parses; nothing is read."""
     rows = spark.table(definition.source)
     if any(name not in rows.columns for name in definition.group_by):
-        return []  # told already
+        return []  # reported already
     grouped = rows.groupBy(*definition.group_by)
-    # Selected, not filtered by: a filter has the schema of what it filters, and the engine is not asked for it.
+    # Selected, not filtered by: a filter has the schema of its input, so pyspark would not ask the engine.
     asked = [("where", rows.select(F.expr(f"CAST(({definition.where}) AS BOOLEAN)")))]
     asked += [
         (f"rule {rule.name}", rows.select(F.expr(f"CAST(({rule.expectation}) AS BOOLEAN)"))) for rule in definition.gate
@@ -106,7 +106,7 @@ def _not_sql(spark: SparkSession, definition: GoldDefinition) -> list[str]:
         (f"measure {one.name}", grouped.agg(F.expr(f"CAST({one.expression} AS {one.type})").alias(one.name)))
         for one in definition.measures
     ]
-    # All at once, which is one question to the engine. Only if something is wrong, one by one.
+    # All in one request to the engine. Only if something is wrong, one by one.
     checked = rows.where(definition.where)
     for rule in definition.gate:
         checked = checked.where(rule.expectation)
@@ -158,7 +158,7 @@ class _GoldRun(LayerRun[GoldDefinition]):
     def _whole_partitions(
         self, definition: GoldDefinition, desired: DataFrame, current: DataFrame, touched: DataFrame
     ) -> tuple[DataFrame, DataFrame]:
-        """Widen both to all groups of every partition in which a group was or is: others may change their rank."""
+        """Extend both to all groups of every partition in which a touched group was or is: other ranks may change."""
         assert definition.rank is not None
         within = list(definition.rank.within)
         desired = changes.kept(desired)
@@ -175,7 +175,7 @@ class _GoldRun(LayerRun[GoldDefinition]):
         work.changed, _ = changes.merge(self.spark, work.definition.target, differing, identity)
 
     def _check(self, work: GoldWork, rows: DataFrame) -> None:
-        """Ask the rules of the rows that came and are still there; stop the table if one of severity fail is broken."""
+        """Check the rules on added rows that are still there; stop the table if one of severity ``fail`` is broken."""
         gate = work.definition.gate
         there = F.col("difference") > 0
         counted = rows.agg(
@@ -208,7 +208,7 @@ class _GoldRun(LayerRun[GoldDefinition]):
 
 
 def _breaks(rule: Rule, definition: GoldDefinition) -> Column:
-    """Return whether a row breaks a rule. A row that does not count belongs to no group, and needs no key."""
+    """Return whether a row breaks a rule. Key rules ignore a row that does not count, since it is in no group."""
     broken = is_broken(rule)
     return broken & F.coalesce(F.expr(definition.where), F.lit(False)) if rule in definition.key_rules else broken
 

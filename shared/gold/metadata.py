@@ -1,4 +1,4 @@
-"""What a gold table is, as data: the declaration, and what can be wrong with one.
+"""The declaration of a gold table as data, and the mistakes that it can have.
 
 Declared in ``shared/gold/tables.toml``, published into ``ops.gold_metadata``.
 """
@@ -34,15 +34,15 @@ Money = Annotated[
 
 
 class Threshold(Declared):
-    """A label, and from which value on it is given."""
+    """A label, and the least value that gets it."""
 
     label: str
     at_least: Money | None = None
-    """None takes the rest."""
+    """None: every value that no other threshold takes."""
 
 
 class Bands(Declared):
-    """A label for each row by the value of a measure: from the highest threshold down, the last one taking the rest."""
+    """A label for each row by the value of a measure: from the highest threshold down; the last one takes the rest."""
 
     column: str = Field(pattern=_COLUMN)
     of: str
@@ -51,7 +51,7 @@ class Bands(Declared):
 
 
 class Rank(Declared):
-    """A place for each row among the rows of its partition; rows that are equal in the order share one."""
+    """The rank of each row within its partition; rows that are equal in the order share a rank."""
 
     column: str = Field(pattern=_COLUMN)
     within: tuple[str, ...]
@@ -60,7 +60,7 @@ class Rank(Declared):
 
 
 class GoldDefinition(Definition):
-    """One gold table: which rows of which table it counts, in which groups, and what it says of each group."""
+    """One gold table: its source, the rows that count, their groups, and the measures of each group."""
 
     cursor: Literal["change_data_feed", "none"] = "change_data_feed"
     group_by: tuple[str, ...]
@@ -83,12 +83,12 @@ class GoldDefinition(Definition):
 
     @property
     def key_rules(self) -> tuple[Rule, ...]:
-        """The rules that every table has, of the rows that count: no column of its key is NULL."""
+        """The rules that every table has, for rows that count: no column of its key is NULL."""
         return tuple(not_null(column, "fail") for column in self.group_by)
 
     @property
     def expressions(self) -> list[str]:
-        """All SQL over the source's columns that decides what a row says, given which rows count."""
+        """All SQL over the source's columns that decides a row's content; ``where`` only decides which rows count."""
         return [*self.group_by, *(measure.expression for measure in self.measures)]
 
 

@@ -1,9 +1,8 @@
-"""From delivered rows to events: what was said, each time once, and in which order it counts.
+"""Turn delivered rows into events: each distinct payload once, and the order in which events count.
 
-A source tells its story in rows, and tells parts of it twice, late, or in contradiction. An *event* is one distinct
-payload, however often it was delivered; its arrival is the first delivery. Every silver table is a function of the
-*set* of its events, never of the order in which they came, and that is why late, repeated and unordered deliveries
-end in the same table.
+A source may deliver a row twice, late, or in contradiction to another. An *event* is one distinct payload, however
+often it was delivered; its arrival is the first delivery. Every silver table is a function of the *set* of its events,
+never of the order in which runs read them. So late, repeated and unordered deliveries end in the same table.
 
 Everything here is a pure transformation: DataFrame in, DataFrame out.
 """
@@ -23,23 +22,23 @@ if TYPE_CHECKING:
 
 
 def payload(rows: DataFrame) -> list[str]:
-    """Return the columns that say what was delivered: those of the source, and the line if it does not fit them.
+    """Return the columns with the delivered content: those of the source, and the line if it does not fit them.
 
-    In bronze, and in all that is made from it here, they come first, and everything about the delivery after them.
+    In bronze, and in every frame made from it here, these columns come first; columns about the delivery follow.
     """
     names: list[str] = rows.columns
     return names[: names.index("_malformed") + 1]
 
 
 def distinct_events(rows: DataFrame) -> DataFrame:
-    """Return one row per distinct payload, NULL being a value like any other.
+    """Return one row per distinct payload; NULL counts as a value.
 
     Args:
         rows: rows of a bronze table, and ``is_new BOOLEAN``: not seen by an earlier run.
 
     Returns:
         The payload; ``source_file``, ``ingested_at`` of the first delivery, and ``_reason`` if the source has one;
-        ``is_new``: no earlier run saw the event; ``new_rows BIGINT``: how many of the new rows say this.
+        ``is_new``: no earlier run saw the event; ``new_rows BIGINT``: how many new rows have this payload.
     """
     said = payload(rows)
     delivery = ["ingested_at", "source_file", *(name for name in rows.columns if name == "_reason")]
@@ -55,14 +54,14 @@ def distinct_events(rows: DataFrame) -> DataFrame:
 
 
 def events_of_single_rows(rows: DataFrame) -> DataFrame:
-    """Return what :func:`distinct_events` would, for rows of which it is known that each has a key of its own."""
+    """Return what :func:`distinct_events` does, but for ``_reason``, of rows that are known to have different keys."""
     return rows.select(
         *payload(rows), "source_file", "ingested_at", "is_new", F.col("is_new").cast("bigint").alias("new_rows")
     )
 
 
 def precedence(definition: TableDefinition, events: DataFrame) -> list[Column]:
-    """Return the order in which events of one key and one sequence value count, the first one being the winner.
+    """Return the sort order of events with the same key and the same sequence value. The first event wins.
 
     A delete wins; then the latest arrival, by instant and file; then the greatest payload. So there is always
     one winner, and always the same.
@@ -76,12 +75,12 @@ def precedence(definition: TableDefinition, events: DataFrame) -> list[Column]:
 
 
 def is_deleted(definition: TableDefinition) -> Column:
-    """Return the condition under which an event ends its thing."""
+    """Return the condition that an event is the deletion of its thing."""
     return F.coalesce(F.col(definition.delete_flag), F.lit(False)) if definition.delete_flag else F.lit(False)
 
 
 def latest_events(events: DataFrame, definition: TableDefinition) -> DataFrame:
-    """Return the event of each key that counts last: the greatest sequence, and the winner among its ties."""
+    """Return each key's latest event: the one with the greatest sequence value, in a tie the winner."""
     newest_first = F.col(definition.sequence_column).desc()
     key = Window.partitionBy(*definition.business_keys)
     return _first(events, key.orderBy(newest_first, *precedence(definition, events)))
@@ -98,11 +97,10 @@ def _first(events: DataFrame, order: WindowSpec) -> DataFrame:
 
 
 def in_question(events: DataFrame, definition: TableDefinition) -> DataFrame:
-    """Add ``is_tied`` and ``is_late``: what the new events have against them.
+    """Add ``is_tied`` and ``is_late`` of new events.
 
-    *Tied*: another event of its key has the same sequence value and came first. *Late*: an earlier batch brought an
-    event of its key with a greater sequence value. Both are counted, and neither is an error: the order of arrival
-    decides nothing.
+    *Tied*: another event of its key has the same sequence value and came first. *Late*: it is not tied, and an earlier
+    batch brought an event of its key with a greater sequence value. Both are counted, and neither is an error.
     """
     keys = [F.col(key) for key in definition.business_keys]
     sequence = F.col(definition.sequence_column)

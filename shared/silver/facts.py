@@ -1,7 +1,7 @@
 """Facts: orders at their latest status, joined to their dimensions as the metadata says.
 
-A fact looks up a type 2 dimension *as of* its own instant and a type 1 dimension as it is now. What the dimension does
-not have is either set aside or given an inferred member; no fact is lost or multiplied by a join.
+A fact looks up a type 2 dimension *as of* its own instant and a type 1 dimension as it is now. If the dimension lacks a
+key, the fact is set aside, or the dimension gets an inferred member; a join neither loses nor multiplies facts.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Dimension:
     before: DataFrame | None = None
     """The same dimension as the fact's last run saw it, if it has changed since."""
     known: DataFrame | None = None
-    """What is known of each key that the rows at hand name: the business key, ``known_since`` (when the source first
+    """What is known of each key that the current rows name: the business key, ``known_since`` (when the source first
     delivered it) and ``has_member`` (the dimension has a row of it)."""
 
     @property
@@ -40,13 +40,13 @@ class Dimension:
 
 
 def without_unknown(events: DataFrame, dimensions: list[Dimension]) -> DataFrame:
-    """Break the rule ``<key>_is_known`` for events whose key a dimension lacks, where the join says quarantine.
+    """Mark events whose key a dimension lacks as breaking ``<key>_is_known``, if the join says quarantine.
 
-    Asked of events and not of facts: an order whose newest row names a product that does not exist keeps the status
-    that it had before.
+    The rule is checked on events and not on facts: an order whose newest row names a product that does not exist keeps
+    its earlier status.
 
-    Adds ``was_broken BOOLEAN``: whether the event broke a rule, this one or another, by the dimensions as they were
-    ``before``. That follows from the versions alone, so a run that is repeated after an accident finds the same.
+    Adds ``was_broken BOOLEAN``: whether the event broke this or another rule by the dimensions as they were ``before``.
+    The answer depends on table versions alone, so a run that is repeated after a failure finds the same.
     """
     events = events.withColumn("was_broken", F.col("broken_rule").isNotNull())
     for dimension in (one for one in dimensions if one.join.unknown == "quarantine"):
@@ -77,9 +77,10 @@ def _known_keys(dimension: Dimension) -> DataFrame:
 
 
 def early(events: DataFrame, dimensions: list[Dimension]) -> DataFrame:
-    """Add ``is_early`` and ``is_unknown``, of the things that an event refers to and that may be inferred.
+    """Add ``is_early`` and ``is_unknown``, of an event's references to dimensions that take inferred members.
 
-    *Early*: it arrived before one of them was first delivered. *Unknown*: a dimension has no row of one of them.
+    *Early*: the event arrived before one of the things it names was first delivered. *Unknown*: a dimension has no row
+    of one of them.
     """
     names = events.columns
     is_early, is_unknown = F.lit(False), F.lit(False)
@@ -97,7 +98,7 @@ def early(events: DataFrame, dimensions: list[Dimension]) -> DataFrame:
 
 
 FLAGS = ("is_unknown", "is_before", "is_in_gap")
-"""What a lookup can say of a fact: its key has no version, none that had begun, none that was open."""
+"""Findings of a lookup: the key has no version, no version that had begun, or none that was open."""
 
 
 def looked_up(
@@ -107,14 +108,14 @@ def looked_up(
     among: DataFrame | None = None,
     also: tuple[str, ...] = (),
 ) -> DataFrame:
-    """Add the columns that the joins take and those that are derived.
+    """Add the columns that the joins take, and the derived columns.
 
     Args:
         facts: one row a key, with the carried columns.
-        definition: that of the fact.
+        definition: the fact's definition.
         dimensions: one for each of its joins.
-        among: rows that hold every key that the facts refer to, few beside the dimension, which is then first cut
-            down to those keys.
+        among: rows with every key that the facts refer to, few in comparison to the dimension. The dimension is first
+            filtered to these keys.
         also: further columns of the facts to keep.
 
     Returns:
@@ -162,7 +163,7 @@ def looked_up(
 
 
 def column_order(definition: TableDefinition) -> list[str]:
-    """Return the columns of a fact table: the carried ones, after each key what it takes, then the derived ones."""
+    """Return a fact table's columns: the carried ones, after each join key what it takes, then the derived ones."""
     order = []
     for name in definition.carried:
         order.append(name)
@@ -173,16 +174,16 @@ def column_order(definition: TableDefinition) -> list[str]:
 def moved_boundaries(
     feed: DataFrame, dimension: DataFrame, definition: TableDefinition, take: tuple[str, ...] = ()
 ) -> DataFrame:
-    """Return for which keys, and from which instant on, a lookup may now find another version or another value in it.
+    """Return the keys for which a lookup may now find another version or value, and from which instant on.
 
-    Which version is found depends on nothing but the starts of a key's versions, so what counts is which starts came
-    or went, and which versions say something else in a column that is taken. A key without any earlier version is
-    left out: no fact can have found it. If the first start itself came or went, the time before it is touched too.
+    A lookup depends only on the starts of a key's versions. So what counts is which starts were added or removed, and
+    which versions have another value in a taken column. A key without any earlier version is not returned: no fact can
+    have found it. If the first start itself was added or removed, the time before it is touched too.
 
     Args:
         feed: the dimension's change data feed.
         dimension: the dimension after these changes.
-        definition: that of the dimension.
+        definition: the dimension's definition.
         take: the columns that the lookup takes.
 
     Returns:
@@ -190,7 +191,7 @@ def moved_boundaries(
     """
     (key,) = definition.business_keys
     step = F.when(F.col("_change_type") == "insert", 1).when(F.col("_change_type") == "delete", -1).otherwise(0)
-    # An inferred member that came is no news: the facts that asked for it point at it already.
+    # A new inferred member changes no lookup: the facts that needed it already point at it.
     news = feed.where(~(F.col("is_inferred") & (F.col("_change_type") == "insert")))
     is_old = F.col("_change_type").isin("delete", "update_preimage")
     taken = F.struct(F.lit(0), *(name for name in take if name != definition.surrogate_key))
@@ -222,7 +223,7 @@ def moved_boundaries(
 
 
 def changed_values(feed: DataFrame, definition: TableDefinition, take: tuple[str, ...]) -> DataFrame:
-    """Return the keys of a type 1 dimension for which a taken column has another value than before, or a first one."""
+    """Return the keys of a type 1 dimension that are new, were deleted, or have another value in a taken column."""
     (key,) = definition.business_keys
     by_version = Window.partitionBy(key).orderBy("_commit_version", "_change_type")
     everything = by_version.rowsBetween(Window.unboundedPreceding, Window.unboundedFollowing)

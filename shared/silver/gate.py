@@ -1,7 +1,7 @@
 """The gate: which rule an event breaks, what becomes of it, and what is counted.
 
 ``expect`` counts and ``expect_or_fail`` stops, as in Databricks' declarative pipelines; ``expect_or_quarantine`` sets
-aside, where they have ``expect_or_drop``. A row that was set aside is kept whole, with the value found and the limit.
+rows aside, where they have ``expect_or_drop``. The quarantine keeps the whole row, with the value found and the limit.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 def examined(events: DataFrame, definition: TableDefinition) -> DataFrame:
     """Add ``broken_rule STRING`` and ``reason STRING``: the first rule that the event breaks, NULL if it breaks none.
 
-    A rule that stops the table goes before those that set aside, see :func:`shared.rules.examined`. Rules of severity
-    ``warn`` break nothing; :func:`counts` counts them.
+    A rule that stops the table goes before rules that set rows aside, see :func:`shared.rules.examined`. Rules of
+    severity ``warn`` break nothing; :func:`counts` counts them.
     """
     return rules.examined(events, definition.gate)
 
@@ -37,7 +37,8 @@ def accepted(events: DataFrame) -> DataFrame:
 def business_key(definition: TableDefinition) -> Column:
     """Return a row's key as one text: the key itself, or if it has several columns, these as JSON.
 
-    Not joined: ("a, b", "c") and ("a", "b, c") are two keys, and so are (NULL, "a") and ("a", NULL).
+    The columns are not joined as texts: ("a, b", "c") and ("a", "b, c") are two keys, and so are (NULL, "a") and ("a",
+    NULL).
     """
     if len(definition.business_keys) == 1:
         return F.col(definition.business_keys[0]).cast("string")
@@ -45,7 +46,7 @@ def business_key(definition: TableDefinition) -> Column:
 
 
 def quarantined(events: DataFrame, definition: TableDefinition, run_id: str) -> DataFrame:
-    """Return the events that broke one, as rows of ``silver.quarantine``."""
+    """Return the events that broke a rule, as rows of ``silver.quarantine``."""
     return events.where("broken_rule IS NOT NULL").select(
         F.lit(definition.target).alias("table_name"),
         business_key(definition).alias("business_key"),

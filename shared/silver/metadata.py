@@ -1,4 +1,4 @@
-"""What a silver table is, as data: the declaration, and what can be wrong with one.
+"""The declaration of a silver table as data, and the mistakes that it can have.
 
 Declared in ``shared/silver/tables.toml``, published into ``ops.table_metadata``.
 """
@@ -23,9 +23,9 @@ class DimensionJoin(Declared):
     dimension: str
     key: str
     """The fact's column that holds the dimension's business key. If it is NULL and unknown keys are inferred, the fact
-    refers to nothing: what it takes is NULL."""
+    refers to nothing: the columns it takes are NULL."""
     as_of: str | None = None
-    """The fact's instant at which the version is looked up; None takes the row there is (SCD type 1)."""
+    """The fact's instant at which the version is looked up; None takes the key's only row (SCD type 1)."""
     take: tuple[str, ...]
     """The dimension's columns that the fact carries."""
     unknown: Literal["infer", "quarantine"]
@@ -38,15 +38,15 @@ class DimensionJoin(Declared):
 
     @property
     def still_known_rule(self) -> str:
-        """The rule under which rows are counted that were accepted, until the dimension lost their key."""
+        """The rule that counts rows which were accepted before the dimension lost their key."""
         return f"{self.key}_is_still_known"
 
 
 class DerivedColumn(Declared):
     """A column computed from the row itself; the expression may use derived columns above it.
 
-    A row of which the result does not fit the type is set aside. An expression that itself fails for a row, as a
-    division by zero does, stops the table: write it with ``try_divide`` and the like.
+    If the result does not fit the type, the row is set aside. An expression that itself fails for a row, for example a
+    division by zero, stops the table: use ``try_divide`` and similar functions.
     """
 
     name: str
@@ -56,7 +56,7 @@ class DerivedColumn(Declared):
 
     @property
     def fits_rule(self) -> str:
-        """The rule under which a row is set aside for which it cannot be computed."""
+        """The rule that sets a row aside if the column's value does not fit its type."""
         return f"{self.name}_fits"
 
 
@@ -111,7 +111,7 @@ class TableDefinition(Definition):
 
 
 def _inlined(expression: str, columns: Mapping[str, str]) -> str:
-    """Return a SQL expression with the expressions of columns in the place of their names."""
+    """Return a SQL expression in which these columns' names are replaced by their expressions."""
     if not columns:
         return expression
     # A text in quotes names no column.

@@ -1,4 +1,4 @@
-"""SCD type 1 and facts: one row a key, as the newest event tells it."""
+"""SCD type 1 and facts: one row per key, from its newest event."""
 
 from __future__ import annotations
 
@@ -23,6 +23,6 @@ def newest(events: DataFrame, definition: TableDefinition) -> DataFrame:
 
 
 def newest_of_single_events(events: DataFrame, definition: TableDefinition) -> DataFrame:
-    """Return what :func:`newest` would, for events of which it is known that each has a key of its own."""
+    """Return what :func:`newest` does, for events that are known to have different keys."""
     carried = [name for name in events.columns if name in definition.carried]
     return events.where(~is_deleted(definition)).select(*carried)

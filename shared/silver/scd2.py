@@ -1,9 +1,10 @@
 """SCD type 2: the versions of a thing as a function of the set of its events.
 
-The textbook closes the open row and inserts a new one, event by event, and so depends on their order: a late event,
-two changes in one batch, or a batch delivered twice leave overlaps and duplicates. Here all events of an affected key
-are laid out in business time and the versions are read off. There is no order of arrival left to depend on. The
-dimension is then brought from what it holds to what it should hold by one MERGE (:mod:`shared.changes`).
+The textbook method closes the open row and inserts a new one, event by event, so it depends on their order: a late
+event, two changes in one batch, or a batch delivered twice leave overlaps and duplicates. Here all events of an
+affected key are sorted by business time, and the versions are computed from that sequence. The order in which runs read
+the events has no effect. One MERGE then brings the dimension from what it holds to what it should hold
+(:mod:`shared.changes`).
 
 The technique is the one behind ``APPLY CHANGES INTO ... STORED AS SCD TYPE 2`` of Databricks' declarative pipelines.
 """
@@ -23,14 +24,14 @@ if TYPE_CHECKING:
     from shared.silver.metadata import TableDefinition
 
 BEGINNING_OF_TIME = "1900-01-01 00:00:00"
-"""``start_date`` of an inferred member, UTC: it is known of since always, because nothing is known of it."""
+"""``start_date`` of an inferred member, UTC: before every fact, because its real start is not known."""
 
 
 def versions(events: DataFrame, definition: TableDefinition) -> DataFrame:
     """Return every version of every key.
 
-    Guarantees that versions of a key neither overlap nor touch with equal tracked values; that the last one is open
-    unless the key was deleted; that the result depends on the set of events alone.
+    Guarantees that versions of a key do not overlap; that two adjacent versions differ in a tracked value; that the
+    last one is open unless the key was deleted; that the result depends on the set of events alone.
 
     Args:
         events: accepted events of *all* batches for each key that occurs in them.
@@ -75,7 +76,7 @@ def versions(events: DataFrame, definition: TableDefinition) -> DataFrame:
 
 
 def versions_of_single_events(events: DataFrame, definition: TableDefinition) -> DataFrame:
-    """Return what :func:`versions` would, for events of which it is known that each has a key of its own."""
+    """Return what :func:`versions` does, for events that are known to have different keys."""
     return _as_rows(
         events.where(~is_deleted(definition))
         .withColumn("start_date", F.col(definition.sequence_column))
@@ -85,12 +86,12 @@ def versions_of_single_events(events: DataFrame, definition: TableDefinition) ->
 
 
 def inferred_members(keys: DataFrame, dimension: DataFrame, definition: TableDefinition) -> DataFrame:
-    """Return a row of the dimension for each of these keys: all that can be said of a thing nobody has delivered.
+    """Return an inferred member for each of these keys: a row of the dimension in which only the key is known.
 
     Args:
         keys: the business key, distinct.
         dimension: the dimension, for its columns and their types.
-        definition: that of the dimension.
+        definition: the dimension's definition.
     """
     (key,) = definition.business_keys
     known = {
@@ -109,7 +110,7 @@ def inferred_members(keys: DataFrame, dimension: DataFrame, definition: TableDef
 
 
 def surrogate_key(*parts: Column) -> Column:
-    """Return the key of a version: a function of business key and start, so that every run and machine agrees."""
+    """Return the key of a version: a function of business key and start, the same in every run and on every machine."""
     return F.xxhash64(*parts)
 
 

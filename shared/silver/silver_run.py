@@ -1,9 +1,9 @@
-"""Run silver as its metadata says: in order, after what a table depends on, reading only what is new.
+"""Run silver as its metadata says: in order, after a table's dependencies, reading only what is new.
 
-Each table goes the same way. Which versions of its sources are new? Which keys do their rows name? All events of these
-keys, from every batch, pass the gate; from them follow the rows that the table should hold; one MERGE makes the
-difference. The run log is written last. Killed anywhere before, the next run starts from the same place and ends in
-the same table.
+Every table takes the same steps. Find the new versions of its sources, and the keys that their rows name. Pass all
+events of these keys, from every batch, through the gate, and compute from them the rows that the table should hold.
+Apply the difference by one MERGE. The run log is written last. If a run is killed before that, the next run starts from
+the same versions and ends in the same table.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 SilverWork = Work[TableDefinition]
 
 BROADCAST_KEYS = 2_000_000
-"""Up to so many keys are sent to every task, some 100 MB; beyond it both sides are shuffled."""
+"""Up to this many keys, some 100 MB, are broadcast to every task; with more, both sides are shuffled."""
 
 
 def run(
@@ -51,23 +51,23 @@ def run(
 ) -> list[TableRun]:
     """Bring silver up to what bronze holds, and return what was done to each table, in processing order.
 
-    Guarantees that the tables depend on the set of events in bronze alone: not on the order in which they came, on how
-    they were cut into runs, or on runs that died. A table that fails leaves the others to run, except those that depend
-    on it. Every table's run is in ``ops.run_log``.
+    Guarantees that the tables depend on the set of events in bronze alone: not on the order in which runs read them, on
+    how they were split into runs, or on runs that were killed. If a table fails, the others still run, except those
+    that depend on it. Every table's run is in ``ops.run_log``.
 
     Args:
         spark: the session.
         tables: targets to run; defaults to all that are enabled.
-        full: make the tables from everything in bronze, not only from what is new.
+        full: rebuild the tables from everything in bronze, not only from what is new.
         settings: the home; defaults to this process's settings.
         run_id: the id to run under; defaults to a new one.
         definitions: declarations to publish first; defaults to those of ``shared/silver/tables.toml``.
-        on_end: told of each table as it ends.
-        log: the log of the pipeline's run that this is a part of; defaults to one of its own.
+        on_end: called with each table as it ends.
+        log: the log of the pipeline run that this run is part of; defaults to a new one.
 
     Raises:
-        MetadataError: if the metadata cannot be run; then nothing was.
-        PipelineError: if another run does not end.
+        MetadataError: if the metadata is wrong; then nothing is run.
+        PipelineError: if another run does not end in time.
 
     Example:
         >>> for table in silver.run(shared.connect()):
@@ -81,7 +81,7 @@ def run(
 
 
 def reset(spark: SparkSession, table: str, settings: Settings | None = None) -> None:
-    """Remove a silver table and what was set aside on the way to it; the next run rebuilds it from bronze."""
+    """Remove a silver table and its quarantined rows; the next run rebuilds it from bronze."""
     settings = settings or get_settings()
     with one_run_at_a_time(settings):
         catalog.drop_table(spark, table, settings)
@@ -109,7 +109,7 @@ def _not_sql(spark: SparkSession, definition: TableDefinition) -> list[str]:
         (f"derived column {one.name}", F.expr(f"CAST({one.expression} AS {one.type}) AS `{one.name}`"))
         for one in definition.derived_columns
     ]
-    # All at once, which is one question to the engine. Only if something is wrong, one by one.
+    # All in one request to the engine. Only if something is wrong, one by one.
     everything = rows.select("*", *(column for _, column in rules))
     for _, column in derived:
         everything = everything.select("*", column)
@@ -127,7 +127,7 @@ class _SilverRun(LayerRun[TableDefinition]):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.inferring = threading.Lock()
-        """Held by a fact that adds members to a dimension: another at its side may lack the same ones."""
+        """Held by a fact that adds members to a dimension: a fact that runs in parallel may need the same members."""
 
     def _dimensions(self, work: SilverWork) -> list[Dimension]:
         dimensions = []
@@ -139,10 +139,10 @@ class _SilverRun(LayerRun[TableDefinition]):
         return dimensions
 
     def make_anew(self, work: SilverWork) -> None:
-        """Make the table from everything in its source.
+        """Rebuild the table from everything in its source.
 
-        Most keys were delivered once, in a row that nothing is wrong with. For these there is nothing to sort, to
-        compare or to set aside, so they go straight through; a first pass over few columns finds the others.
+        Most keys were delivered once, in a row that breaks no rule. These rows need no sorting, comparing or setting
+        aside, so they are processed directly. A first pass over few columns finds the other keys.
         """
         definition = work.definition
         keys = list(definition.business_keys)
@@ -195,7 +195,7 @@ class _SilverRun(LayerRun[TableDefinition]):
         return [self.spark.table(work.definition.target).where(carries_one)]
 
     def _special_keys(self, work: SilverWork, rows: DataFrame) -> DataFrame:
-        """Return the keys that have several rows, or one that breaks a rule or came before what it refers to."""
+        """Return the keys that have several rows, or a row that breaks a rule or came before the thing it refers to."""
         definition = work.definition
         is_special = F.lit(False)
         for rule in definition.gate:
@@ -248,7 +248,7 @@ class _SilverRun(LayerRun[TableDefinition]):
         return (scd1.newest_of_single_events if single else scd1.newest)(accepted, definition)
 
     def make_changes(self, work: SilverWork) -> None:
-        """Bring the table up to what its sources hold now, by way of the keys that the new rows touch."""
+        """Update the table to what its sources hold now: recompute the keys that a change touches."""
         definition = work.definition
         keys = list(definition.business_keys)
         cursor, version = work.cursors[definition.source], work.targets[definition.source]
@@ -275,10 +275,10 @@ class _SilverRun(LayerRun[TableDefinition]):
         seen = self.snapshot(definition.source, cursor).where(f"{within} OR {keys[0]} IS NULL")
         rows = _matching(seen, touched_now, keys, "left_semi").withColumn("is_new", F.lit(False))
         if new is not None:
-            # A column may have come to the source since.
+            # The source may have a new column since then.
             rows = rows.unionByName(new.withColumn("is_new", F.lit(True)), allowMissingColumns=True)
         if definition.dimension_joins:
-            # Read twice: for what they say, and for what they name.
+            # Read twice: for their content, and for the keys that they name.
             rows = changes.kept(rows)
         dimensions = self._with_arrivals(work, rows)
         examined = self._examined(events.distinct_events(rows), definition, dimensions)
@@ -292,7 +292,7 @@ class _SilverRun(LayerRun[TableDefinition]):
         self._merge_desired(work, accepted, touched_now, within, dimensions)
         if bounds["releasable"]:
             self._release(work, examined, touched_keys.where("is_releasable"))
-        # Not what was marked just now: a run that died may have marked it, and only this one will be in the log.
+        # Not the rows marked just now: a killed run may have marked some before, and only this run will be in the log.
         work.released = work.counts["released"]
 
     def _merge_desired(
@@ -324,11 +324,11 @@ class _SilverRun(LayerRun[TableDefinition]):
         if after == through:
             return None
         feed = self.change_feed(table, after, through)
-        # A copy of a row that OPTIMIZE moved is not in the feed; a bronze row is never updated or deleted.
+        # Rows that OPTIMIZE copied are not in the feed, and a bronze row is never updated or deleted.
         return feed.drop(*changes.FEED_COLUMNS)
 
     def _with_arrivals(self, work: SilverWork, rows: DataFrame) -> list[Dimension]:
-        """Return the dimensions; those that take inferred members with what is known of each key that rows name."""
+        """Return the dimensions. Those that take inferred members have ``known``, for each key that the rows name."""
         prepared = []
         for dimension in self._dimensions(work):
             if dimension.join.unknown == "infer":
@@ -384,25 +384,26 @@ class _SilverRun(LayerRun[TableDefinition]):
         )
 
     def _set_aside(self, work: SilverWork, examined: DataFrame) -> None:
-        """Add to the quarantine the events that break a rule, before the table does without them.
+        """Add the events that break a rule to the quarantine, before the table is written without them.
 
-        Old ones too: one that was accepted breaks a rule now if a dimension has lost what it names.
+        Old events too: an accepted event breaks a rule now if a dimension has lost the key that it names.
         """
         if not work.counts["broken"]:
             return
         aside = gate.quarantined(examined, work.definition, self.run_id)
-        # What an earlier run has left here, also one that died after this step, is set aside already.
+        # Skip what an earlier run has set aside already, also a run that was killed after this step.
         fresh = aside.join(self._aside(work).select(*_ASIDE), list(_ASIDE), "left_anti")
         fresh.select(*QUARANTINE_COLUMNS).coalesce(1).writeTo(QUARANTINE).append()
 
     def _release(self, work: SilverWork, examined: DataFrame, keys: DataFrame | None = None) -> int:
-        """Mark what was set aside and is accepted now as released by this run; return how many rows that were.
+        """Mark quarantined rows that are accepted now as released by this run; return how many rows that were.
 
-        After the table has them: if they were marked before, a run that died in between would leave them in neither.
+        Called after the table has the rows: if they were marked before, a run that was killed in between would leave
+        them neither in the quarantine nor in the table.
 
         Args:
-            work: the table's turn.
-            examined: the examined events, among them all of these keys.
+            work: the state of the table in this run.
+            examined: the examined events, including all events of these keys.
             keys: the business keys whose rows may be released; None for those of the whole table.
         """
         aside, broken = self._aside(work), gate.quarantined(examined, work.definition, self.run_id)
@@ -423,29 +424,29 @@ class _SilverRun(LayerRun[TableDefinition]):
         return released
 
     def _aside(self, work: SilverWork) -> DataFrame:
-        """Return what is set aside now of the table's rows."""
+        """Return the quarantined rows of the table that have not been released."""
         is_its = F.col("table_name") == work.definition.target
         return self.spark.table(QUARANTINE).where(is_its & F.col("released_by").isNull())
 
     def _with_inferred(
         self, desired: DataFrame, definition: TableDefinition, current: DataFrame | None = None
     ) -> DataFrame:
-        """Add the inferred members that still wait for their thing to be delivered."""
+        """Add the inferred members whose thing has not been delivered yet."""
         keys = list(definition.business_keys)
         if len(keys) > 1:
             return desired  # a fact names a thing by one key, so none was ever inferred
         if current is not None:
             return desired.unionByName(current.where("is_inferred").join(desired.select(*keys), keys, "left_anti"))
-        # As it was: the table may be about to be replaced, by one with other columns.
+        # Read the version from before: the table may be about to be replaced by one with other columns.
         there = self.snapshot(definition.target, self.states[definition.target].version)
         waiting = there.where("is_inferred").select(*keys).join(desired.select(*keys), keys, "left_anti")
         return desired.unionByName(scd2.inferred_members(waiting, desired, definition))
 
     def _infer(self, work: SilverWork, mentioned_in: list[DataFrame], dimensions: list[Dimension]) -> None:
-        """Give each key that an accepted event names and its dimension lacks an inferred member.
+        """Add an inferred member for each key that an accepted event names and the dimension lacks.
 
-        Of all events and not only of the facts as they are now: an event that another one has superseded was
-        superseded later on another day, or on the same, and the dimension must not depend on which.
+        All events count, not only the current facts: an event may be superseded in the same run or in a later one, and
+        the dimension must not depend on which.
         """
         for dimension in (one for one in dimensions if one.join.unknown == "infer"):
             with self.inferring:
@@ -459,17 +460,18 @@ class _SilverRun(LayerRun[TableDefinition]):
                 if missing.isEmpty():
                     continue
                 inferred = scd2.inferred_members(missing, there, dimension.definition).coalesce(1)
-                # After the dimension's own turn: noted, also where a session cannot be told to note everything.
+                # This commit comes after the dimension's own step, and needs the note also where the session setting is
+                # not available.
                 inferred.writeTo(name).option("userMetadata", self.note).append()
                 version = catalog.version(self.spark, name)
                 self.states[name] = replace(self.states[name], version=version)
                 work.reads = [replace(read, to_version=version) if read.table == name else read for read in work.reads]
 
     def _to_look_up_again(self, work: SilverWork) -> list[DataFrame]:
-        """Return the keys of facts that may find something else now than they did, and which may have to be released.
+        """Return the keys of facts whose lookups may find something else now, and whether their rows may be released.
 
-        If a dimension may lack what a fact names, also the keys of all events that name what came to it or left it:
-        the fact as it is tells its newest event alone, and none if that was set aside.
+        If a join quarantines unknown keys, also the keys of all events that name a key which the dimension gained or
+        lost: the fact table shows only the newest accepted event of a fact, and none that was set aside.
         """
         definition = work.definition
         fact = self.spark.table(definition.target) if definition.dimension_joins else None
@@ -495,7 +497,7 @@ class _SilverRun(LayerRun[TableDefinition]):
                 came = feed.where("_change_type = 'insert'").select(dimension.key)
                 naming = [_naming(came, dimension, self._ever_aside(definition, dimension))]
                 gone = feed.where("_change_type = 'delete'").select(dimension.key)
-                # Asked first, since it is rare: which events name such a key is found only by looking at all of them.
+                # Checked first, since it is rare: to find the events that name such a key, all events must be read.
                 if not gone.isEmpty():
                     left = gone.distinct().join(dimension.table, dimension.key, "left_anti")
                     seen = self.snapshot(definition.source, work.cursors[definition.source])
@@ -504,9 +506,10 @@ class _SilverRun(LayerRun[TableDefinition]):
         return found
 
     def _ever_aside(self, definition: TableDefinition, dimension: Dimension) -> DataFrame:
-        """Return the rows that were set aside because a dimension lacked what they name: business and join keys.
+        """Return the business and join keys of all rows that were set aside because a dimension lacked their key.
 
-        Released ones too: if the run that released one died, it counts as waiting until a run is in the log.
+        Released rows too: if the run that released a row was killed, the row counts as waiting until a run is in the
+        log.
         """
         schema = self.spark.table(definition.source).select(*definition.business_keys, dimension.join.key).schema
         aside = self.spark.table(QUARANTINE).where(
@@ -549,11 +552,11 @@ class _SilverRun(LayerRun[TableDefinition]):
 
 
 _ASIDE = ("rule", "row_json")
-"""What names a row of a table's quarantine."""
+"""The columns that identify a quarantined row of a table."""
 
 
 def _naming(some_keys: DataFrame, dimension: Dimension, rows: DataFrame) -> DataFrame:
-    """Return those of a fact's rows that name one of these keys of a dimension."""
+    """Return the rows of a fact that name one of these keys of a dimension."""
     some_keys = some_keys.withColumnRenamed(dimension.key, "named_key")
     return rows.join(F.broadcast(some_keys), F.col(dimension.join.key) == F.col("named_key"), "left_semi")
 
@@ -563,7 +566,7 @@ def _lookup_counts() -> list[Column]:
 
 
 def _matching(rows: DataFrame, some_keys: DataFrame, keys: list[str], how: str) -> DataFrame:
-    """Join by keys of which NULL equals NULL, so that rows without a key are not lost on the way."""
+    """Join by keys, with NULL equal to NULL, so that rows without a key are not lost."""
     theirs = some_keys.toDF(*(f"their_{key}" for key in keys))
     return rows.join(theirs, [F.col(key).eqNullSafe(F.col(f"their_{key}")) for key in keys], how)
 
@@ -590,7 +593,7 @@ def _create(
         properties={
             "delta.enableChangeDataFeed": "true",
             _MARKS_ROWS: str(not is_small).lower(),
-            # A quarter of the time to write a table goes into statistics that no query asks for.
+            # By default a quarter of the write time goes into statistics that no query uses.
             "delta.dataSkippingStatsColumns": ",".join(_looked_up_by(definition, rows.columns)),
         },
         replace=replace_it,
@@ -598,12 +601,13 @@ def _create(
 
 
 _MARKS_ROWS = "delta.enableDeletionVectors"
-"""Whether a MERGE marks the rows that it replaces and writes new ones, instead of every file that holds one. For a
-table of millions of rows it is a fifth of the work; for a small one, two Spark jobs more. Not all readers know it."""
+"""With deletion vectors, a MERGE marks the rows that it replaces and writes only the new ones, instead of rewriting
+every file that holds one. For a table of millions of rows this is a fifth of the work; for a small table it costs two
+more Spark jobs. Not all readers support it."""
 
 
 def _mark_rows(spark: SparkSession, table: str) -> None:
-    """Let the MERGEs of a table mark rows from now on: it was made when it was small."""
+    """Turn deletion vectors on for a table that was made without them because it was small."""
     (shown,) = spark.sql(f"SHOW TBLPROPERTIES {table} ('{_MARKS_ROWS}')").collect()
     if shown["value"] != "true":
         spark.sql(f"ALTER TABLE {table} SET TBLPROPERTIES ('{_MARKS_ROWS}' = 'true')")
