@@ -1,4 +1,4 @@
-"""Data quality: what is asked of whole tables, what they answer, and how both change from run to run."""
+"""Data quality: rules about whole tables, their results, and how both change from run to run."""
 
 from shared.quality.quality_run import (
     BELOW_GOLD,

@@ -1,4 +1,4 @@
-"""What a table says of its rules, by one statement: counts, newest instants, and one number a day for each window."""
+"""Measure a table for its rules, by one statement: counts, newest instants, and a number per day for each window."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class Measured:
 
 
 def where(condition: str | None) -> Column:
-    """Return whether a rule is asked of a row; a filter that has no answer asks nothing."""
+    """Return whether a rule applies to a row; if the filter is NULL, it does not."""
     return F.lit(True) if condition is None else F.coalesce(F.expr(condition), F.lit(False))
 
 
 def aggregates(table: TableRules) -> list[Column]:
-    """Return everything that the rules and metrics of a table need of it, as aggregates with a name.
+    """Return all aggregates that the rules and metrics of a table need, each with a name.
 
-    ``rows``; for a rule of rows or keys ``<rule>`` (rows that break it) and ``<rule>.asked`` (rows of which it is
-    asked); for a rule of an instant or a measure, and for a metric, ``<name>``.
+    ``rows``; for a rule of rows or keys ``<rule>`` (rows that break it) and ``<rule>.asked`` (rows to which it
+    applies); for a rule of an instant or a measure, and for a metric, ``<name>``.
     """
     found = [F.count(F.lit(1)).alias("rows")]
     for rule in table.row_rules:
@@ -78,7 +78,7 @@ def measuring(rows: DataFrame, table: TableRules) -> DataFrame:
 
 
 def found_in(answer: Iterable[Any], table: TableRules) -> Measured:
-    """Return what the rows of :func:`measuring` say."""
+    """Return the rows of :func:`measuring` as one object."""
     count = len(table.days)
     totals: dict[str, Any] = {}
     by_day: dict[str, dict[date, dict[str, Any]]] = {day: {} for day in table.days}
@@ -90,7 +90,7 @@ def found_in(answer: Iterable[Any], table: TableRules) -> Measured:
             totals = values
             continue
         (number,) = [number for number in range(count) if not of >> (count - 1 - number) & 1]
-        # Rows of no day are in the totals, and in no window.
+        # Rows without a day are in the totals, but in no window.
         if days[number] is not None:
             by_day[table.days[number]][days[number]] = values
     # An empty table has no groups at all, and so no totals.

@@ -1,8 +1,8 @@
-"""Ask the rules of the tables as they stand, and keep what they say.
+"""Check the quality rules on the tables as they are, and record the results.
 
-What is found is a function of the tables' versions, of the rules and of the moment for which they are asked. So it is
-recorded once for each state of these three: asked again, it is read from ``ops.quality_metrics``, nothing is measured
-and nothing is written. A run makes one statement for each table, and one commit for all that it found.
+The results depend on the tables' versions, on the rules and on the moment for which they are checked. So they are
+recorded once for each state of these three. A repeated check reads them from ``ops.quality_metrics``; it measures
+nothing and writes nothing. A run measures each table by one statement, and writes all results by one commit.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ LAYERS: tuple[Layer, ...] = ("bronze", "silver", "gold")
 _SOURCES = tuple(source.bronze_table for source in bronze.SOURCES.values())
 
 BELOW_GOLD: tuple[Layer, ...] = ("bronze", "silver")
-"""The layers whose rules are asked before gold is made."""
+"""The layers whose rules are checked before gold is made."""
 
 METRICS, VERSIONS = "ops.quality_metrics", "ops.quality_rules"
 
@@ -78,15 +78,15 @@ _VERSIONS = {
 
 @dataclass(frozen=True)
 class QualityRun:
-    """What the rules say of the tables."""
+    """The results of the quality rules."""
 
     run_id: str
     """The run that measured it: an earlier one, if nothing has changed since."""
     as_of: datetime | None
-    """The moment for which they were asked; None if nothing has come yet."""
+    """The moment for which they were checked; None if no rule needed one, or if bronze has no row yet."""
     verdicts: tuple[Verdict, ...]
     is_new: bool
-    """Whether it was measured now; else it was read."""
+    """Whether something was measured now; else all was read from earlier runs."""
     seconds: float
 
     @property
@@ -129,24 +129,24 @@ def run(
     run_id: str | None = None,
     settings: Settings | None = None,
 ) -> QualityRun:
-    """Ask the rules of these layers' tables, and keep what they say in ``ops.quality_metrics``.
+    """Check the rules of these layers' tables, and record the results in ``ops.quality_metrics``.
 
-    Changes no table of bronze, silver and gold. Asked again of the same versions, by the same rules and for the same
-    moment, it writes nothing and returns what was recorded.
+    Changes no table of bronze, silver and gold. If called again for the same versions, rules and moment, it writes
+    nothing and returns what was recorded.
 
     Args:
         spark: the session.
-        layers: whose tables are asked.
+        layers: the layers whose tables are checked.
         definitions: the rules of all tables; they default to those of ``shared/quality/rules.toml``.
-        as_of: the moment for which ``fresh``, ``usual`` and ``no_gap`` are asked, with a zone. Left out, it is the
-            newest ``ingested_at`` in bronze, which is the same on every machine. It is a moment of the data, so a
-            night on which nothing came at all does not show; a schedule that is to notice that gives its own.
+        as_of: the moment for which ``fresh``, ``usual`` and ``no_gap`` are checked, with a zone. Defaults to the newest
+            ``ingested_at`` in bronze, which is the same on every machine. The default does not show a night on which
+            nothing came at all; a schedule that must notice such a night passes its own moment.
         run_id: the id to run under; defaults to a new one.
         settings: the home; defaults to this process's settings.
 
     Raises:
-        MetadataError: if a rule cannot be asked; then none was.
-        PipelineError: if another run does not end.
+        MetadataError: if a rule cannot be checked; then none is.
+        PipelineError: if another run does not end in time.
 
     Example:
         >>> for one in quality.run(shared.connect()).warnings:
@@ -210,9 +210,9 @@ def _parts(
     standings: dict[str, Standing | None],
     as_of: datetime | None,
 ) -> dict[str, list[TableRules]]:
-    """Return the rules in the parts in which they are asked and recorded, each under its state.
+    """Return the rules in the parts in which they are checked and recorded, each under its state.
 
-    What is below gold is a part of its own: after a run of the pipeline, which has asked it, only gold is left.
+    The layers below gold are a part of their own: a run of the pipeline checks them, and then only gold is left.
     """
     chosen = _of(declared, layers)
     parts = ([one for one in chosen if (one.layer in BELOW_GOLD) is is_below] for is_below in (True, False))
@@ -235,7 +235,7 @@ def _looks_at_time(asked: Sequence[TableRules]) -> bool:
 
 
 def _read(asked: Sequence[TableRules], as_of: datetime | None) -> list[str]:
-    """Return the tables that an answer depends on. A moment that is not given follows from those of bronze."""
+    """Return the tables that the results depend on: also those of bronze, if the moment is taken from them."""
     return [*chain(*(one.reads for one in asked)), *(_SOURCES if as_of is None and _looks_at_time(asked) else ())]
 
 
@@ -251,9 +251,9 @@ def newest_arrival(spark: SparkSession) -> datetime | None:
 
 
 def require_known_or_sound(spark: SparkSession, definitions: Sequence[TableRules]) -> None:
-    """Do nothing if these rules have been asked before as they are, or if all of them can be asked.
+    """Raise an error if these rules cannot be checked, unless they have been checked before as they are.
 
-    What was asked before is not parsed again: a run that finds nothing new has only to look.
+    Unchanged rules are not parsed again: a run that finds nothing new only compares fingerprints.
 
     Raises:
         MetadataError: as :func:`require_sound`.
@@ -266,10 +266,11 @@ def require_known_or_sound(spark: SparkSession, definitions: Sequence[TableRules
 
 
 def require_sound(spark: SparkSession, definitions: Sequence[TableRules]) -> None:
-    """Do nothing if all of these rules can be asked. Nothing is read; a table that does not exist yet is passed over.
+    """Raise an error if one of these rules cannot be checked. No data is read; a missing table is skipped.
 
     Raises:
-        MetadataError: naming every rule on a column that is not there, every one that is not SQL, all at once.
+        MetadataError: naming every mistake that shows without the engine, all at once; if there is none, every rule
+            that is not SQL.
     """
     there = set(catalog.tables(spark))
     declared = [one.target for control in (silver.TABLES, gold.TABLES) for one in control.declared()]
@@ -296,7 +297,7 @@ def _not_sql(spark: SparkSession, table: TableRules, there: set[str]) -> list[st
         further = [reconciliation.comparing(rows, spark.table(rule.source), rule) for rule in compared]
         return [measuring(rows, one), *further]
 
-    # All at once, which is one question for the table. Only if something is wrong, one by one.
+    # All rules of the table together. Only if something is wrong, one by one.
     if all(why_not(frame) is None for frame in frames(table)):
         return []
     alone = {rule.name: table.model_copy(update={"rules": (rule,), "metrics": ()}) for rule in table.rules}
@@ -308,7 +309,7 @@ def _not_sql(spark: SparkSession, table: TableRules, there: set[str]) -> list[st
 def _measured(
     spark: SparkSession, asked: Sequence[TableRules], standings: dict[str, Standing | None], as_of: datetime | None
 ) -> list[Verdict]:
-    """Return what the rules say, tables in the order of their rules; they are measured side by side."""
+    """Return the verdicts of the tables, in the order given; the tables are measured in parallel."""
     accounted = [one.target for one in asked if any(isinstance(rule, Accounted) for rule in one.rules)]
     known = [one for one in silver.TABLES.declared() if one.target in accounted and standings[one.target]]
 
@@ -335,7 +336,7 @@ def _measured(
 
 
 def _state(asked: Sequence[TableRules], standings: dict[str, Standing | None], as_of: datetime | None) -> str:
-    """Return as one text what the answer depends on."""
+    """Return a hash of everything that the results depend on."""
     there = {name: standings[name] for name in _read(asked, as_of)}
     tables = {name: [one.table_id, one.version] if one else None for name, one in there.items()}
     fingerprints = {one.target: one.fingerprints for one in asked}

@@ -1,4 +1,4 @@
-"""Reconciliation: a table against the layer below. The laws of the data model that two layers must agree on."""
+"""Reconciliation: compare a table with the layer below, by the laws of the data model that concern two layers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Account:
-    """What became of the rows of a silver table's source, over all runs since it was last made from everything."""
+    """What became of the rows of a silver table's source, over all runs since the table was last rebuilt."""
 
     table: str
     delivered: int
@@ -50,7 +50,7 @@ class Account:
 
     @property
     def unaccounted(self) -> int:
-        """How many rows there are too many or too few, wherever the account does not add up first; 0 if it does."""
+        """How many rows are too many or too few, at the first place where the account does not add up; 0 if it does."""
         if not self.has_run:
             return max(self.delivered, 1)
         if self.read != self.delivered:
@@ -79,12 +79,12 @@ def accounts(
     Args:
         spark: the session.
         definitions: the tables.
-        rows: how many rows tables have, as far as that is known; others are counted.
+        rows: the number of rows of tables, as far as it is known; other tables are counted.
     """
     counts = rows or {}
     counted = ("read", "accepted", "quarantined", "duplicate", "released")
     is_later = F.col("started_at") > F.col("since")
-    # What the run that made the table from everything has released, runs before it had set aside.
+    # What the rebuilding run released was set aside by earlier runs, which are not in the account.
     later = {"released": F.when(is_later, F.col("rows_released")).otherwise(0)}
     sums = [F.sum(later.get(name, F.col(f"rows_{name}"))).alias(name) for name in counted]
     by_table = _runs_that_made_it(spark).groupBy("table_name").agg(*sums)

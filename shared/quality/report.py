@@ -1,4 +1,4 @@
-"""What the rules found, to look at: a table of verdicts, a window with its usual range, a metric from run to run."""
+"""Show what the rules found: a table of verdicts, a window with its usual range, a metric from run to run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LINE, RANGE, FAILED = "#0072b2", "rgba(0, 114, 178, 0.15)", "#d55e00"
 
 
 def expected(one: Verdict) -> str:
-    """Return in which range a value passes, as a text; empty if nothing judges it."""
+    """Return the range in which a value passes, as a text; empty if no rule judges it."""
     if one.low is not None and one.high is not None:
         return f"{_shown(one.low)} to {_shown(one.high)}"
     return f"at most {_shown(one.high)}" if one.high is not None else ""
@@ -66,10 +66,10 @@ def history(spark: SparkSession, table: str, metric: str) -> DataFrame:
 
 
 def days(spark: SparkSession, table: TableRules, name: str, as_of: datetime) -> list[dict[str, Any]]:
-    """Return each day on which a rule of kind ``usual`` could have been asked: ``day, value, low, high``.
+    """Return each day for which a rule of kind ``usual`` can be checked: ``day, value, low, high``.
 
-    Asked today of every day up to ``as_of``, with the rows that the table has now. ``low`` and ``high`` are None where
-    the window before a day has too few days.
+    Every day up to ``as_of`` is checked with the rows that the table has now. ``low`` and ``high`` are None where the
+    window before a day has too few days.
     """
     (rule,) = (one for one in table.rules if isinstance(one, Usual) and one.name == name)
     alone = table.model_copy(update={"rules": (rule,), "metrics": ()})

@@ -1,4 +1,4 @@
-"""Which rules a row breaks, beside the row: what somebody looks at who has been told that rows break one."""
+"""Show beside each row which rules it breaks, to find the rows behind a broken rule."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def with_results(rows: DataFrame, table: TableRules, run_id: str, run_time: date
     """Add what each row breaks: ``_errors`` for severity ``fail``, ``_warnings`` for ``warn``; NULL if it breaks none.
 
     Each is an array of ``name, message, columns, filter, run_time, run_id, fingerprint``, in the order of the rules.
-    Rules of rows and of keys are asked; a rule about a whole table is broken by no row in particular. Every row is
-    there once, with the columns that it had.
+    Only rules of rows and of keys are checked: no single row breaks a rule about a whole table. Every row is returned
+    once, with the columns that it had.
 
     Args:
         rows: rows of the table.
         table: its rules.
-        run_id: under which the results are found.
-        run_time: when they were made.
+        run_id: the run id that the results carry.
+        run_time: the time that the results carry.
 
     Example:
         >>> marked = with_results(spark.table("silver.orders_clean"), rules, "by hand", datetime.now(UTC))
@@ -67,9 +67,9 @@ def with_results(rows: DataFrame, table: TableRules, run_id: str, run_time: date
 
 
 def _asked(rule: AnyRule, rows: DataFrame) -> tuple[Column, Column, list[str]]:
-    """Return whether a row breaks a rule, what is said of it, and the columns that the rule looks at."""
+    """Return whether a row breaks a rule, the message, and the columns that the rule uses."""
     if isinstance(rule, Unique):
-        # By a window and not by a join: rows whose key is NULL keep each other company, and none is lost.
+        # By a window and not by a join: rows whose key is NULL are one group, and no row is lost.
         same = Window.partitionBy(*(F.col(f"`{name}`") for name in rule.columns))
         asked = where(rule.where)
         times = F.count_if(asked).over(same)

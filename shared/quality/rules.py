@@ -1,10 +1,10 @@
-"""What is asked of whole tables, as data: the rules and metrics of each table, their versions, and what can be wrong.
+"""The quality rules of whole tables as data: the rules and metrics of each table, their versions, their mistakes.
 
-A rule of silver is asked of the rows that come, once, by the gate before the table (``shared/silver/tables.toml``). A
-rule here is asked of a table as it stands, after every change, and so it may ask what no single row can answer: whether
-a key is there twice, whether a day is missing, whether a sum equals that of the layer below. Severities and their words
-are those of silver: ``expect`` warns and goes on, ``expect_or_fail`` keeps gold from being made. Nothing is set aside
-here, because the rows are in the table already.
+Silver's gate checks its rules on new rows, once, before they enter the table (``shared/silver/tables.toml``). A rule
+here is checked on the whole table, after every change. So it can answer what no single row can: whether a key is there
+twice, whether a day is missing, whether a sum equals that of the layer below. Severities and their words are those of
+silver: ``expect`` warns and goes on, ``expect_or_fail`` keeps gold from being made. Nothing is set aside here, because
+the rows are in the table already.
 
 Declared in ``shared/quality/rules.toml``. Each version of a rule is a row of ``ops.quality_rules``.
 """
@@ -27,7 +27,7 @@ from shared.silver.metadata import TABLES
 FILE = Path(__file__).with_name("rules.toml")
 
 LEAST_POINTS = 7
-"""So many days a window must have before anything is compared with it."""
+"""A window must have at least this many days before a value is compared with it."""
 
 _ROWS = "count(1)"
 
@@ -38,7 +38,7 @@ Columns = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(lambda 
 
 
 class RowRule(Rule):
-    """A condition that every row must meet, or every row for which ``where`` is true. A NULL answer breaks it."""
+    """A condition that every row must meet, or every row for which ``where`` is true. NULL breaks the rule."""
 
     kind: Literal["row"] = "row"
     severity: Literal["warn", "fail"]
@@ -77,9 +77,9 @@ class Matches(_TableRule):
 
 
 class Unique(_TableRule):
-    """No two rows have the same values in these columns; of two NULLs each is the same as the other.
+    """No two rows have the same values in these columns; NULL is the same as NULL.
 
-    With ``where``, only the rows for which it is true are looked at.
+    With ``where``, only the rows for which it is true are compared.
     """
 
     kind: Literal["unique"]
@@ -88,7 +88,7 @@ class Unique(_TableRule):
 
 
 class Fresh(_TableRule):
-    """The newest instant of a column is at most so many hours before the moment for which the rules are asked."""
+    """The newest instant of a column is at most ``within_hours`` before the moment for which rules are checked."""
 
     kind: Literal["fresh"]
     column: str
@@ -107,7 +107,8 @@ class Usual(_TableRule):
     day: str
     """SQL: the DATE to which a row belongs."""
     measure: str = _ROWS
-    """SQL aggregate over the rows of a day. For the default a day without rows is 0; for others it has no value."""
+    """SQL aggregate over the rows of a day. With the default, a day without rows counts as 0; with others it has no
+    value."""
     window: int = Field(14, ge=2)
     method: Literal["mad", "mean"] = "mad"
     sensitivity: float = Field(3, gt=0)
@@ -134,7 +135,7 @@ class Accounted(_TableRule):
 
 
 class Equals(_TableRule):
-    """Each group of the table says what the rows of another table say: the reconciliation of gold with silver (law 3).
+    """Each group of the table equals the same group of another table: gold is reconciled with silver (law 3).
 
     ``measures`` maps a column of this table to a SQL aggregate over the rows of ``source`` for which ``where`` is true.
     Amounts are compared exactly, NULL with NULL as equal; a group that only one side has differs.
@@ -153,7 +154,7 @@ AnyRule = Annotated[
 
 
 class Metric(Declared):
-    """A number about a table that is kept for its trend, and judged by nobody."""
+    """A number about a table that is recorded for its trend; no rule judges it."""
 
     name: Name
     expression: str
@@ -161,7 +162,7 @@ class Metric(Declared):
 
 
 class TableRules(Declared):
-    """What is asked of one table."""
+    """The rules and metrics of one table."""
 
     target: str
     rules: tuple[AnyRule, ...] = ()
@@ -181,13 +182,13 @@ class TableRules(Declared):
 
     @property
     def row_rules(self) -> tuple[RowRule, ...]:
-        """The rules that each row answers for itself."""
+        """The rules that are checked on each row alone."""
         found = (rule.as_row_rule if isinstance(rule, Matches) else rule for rule in self.rules)
         return tuple(rule for rule in found if isinstance(rule, RowRule))
 
     @property
     def days(self) -> tuple[str, ...]:
-        """The expressions by which rows are sorted into days, each once."""
+        """The expressions by which rows are grouped into days, each once."""
         return tuple(dict.fromkeys(rule.day for rule in self.rules if isinstance(rule, Usual | NoGap)))
 
     @property
@@ -242,7 +243,7 @@ def problems(
     Args:
         definitions: the rules of every table.
         columns: the columns of every table that is there.
-        known: the names of all tables that there may be. One that is not there yet is no mistake of its rules.
+        known: the names of all tables that may exist. A table that does not exist yet is not a mistake.
     """
     known = list(known)
     found = []
@@ -291,8 +292,8 @@ def new_versions(
 ) -> list[tuple[str, str, int, str | None, str | None]]:
     """Return the versions that are to be added so that ``ops.quality_rules`` holds these rules; none if it does.
 
-    Nothing is overwritten: a rule that differs from its newest version gets a further one, a rule that is declared no
-    longer gets one without a definition, and one that is as it was long ago gets a further version too.
+    Nothing is overwritten. A rule that differs from its newest version gets a new version. A rule that is no longer
+    declared gets a version without a definition. A rule that returns to an older definition gets a new version too.
 
     Args:
         definitions: the rules of every table.

@@ -1,4 +1,4 @@
-"""From what was found in a table to what its rules say of it. Pure: neither a table nor the engine is touched."""
+"""Turn the measures of a table into the verdicts of its rules. Pure: neither a table nor the engine is touched."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from shared.quality.windows import usual_range
 Status = Literal["passed", "failed", "not judged", "measured"]
 
 MOST_DAYS = 5
-"""So many missing days are named."""
+"""A message names at most this many missing days."""
 
 _PLACES = Decimal("0.000001")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was measured of one table under one name, and what the rule of that name says of it."""
+    """One measure of a table, and the verdict of the rule of that name."""
 
     table_name: str
     metric_name: str
@@ -54,12 +54,12 @@ class Verdict:
 
     @property
     def is_failure(self) -> bool:
-        """Whether it is one for which gold is not made."""
+        """Whether it keeps gold from being made."""
         return self.status == "failed" and self.severity == "fail"
 
     @property
     def is_warning(self) -> bool:
-        """Whether it is to be told, and no more."""
+        """Whether it is only reported."""
         return self.status == "failed" and self.severity == "warn"
 
 
@@ -70,12 +70,12 @@ def verdicts(
     accounts: Mapping[str, Account] | None = None,
     differences: Mapping[str, Difference] | None = None,
 ) -> list[Verdict]:
-    """Return what the rules and metrics of a table say, in the order in which they are declared, the rows first.
+    """Return the verdicts of a table's rules and metrics, in the order of the declaration; the row count comes first.
 
     Args:
         table: the rules.
         measured: what was found in the table.
-        as_of: the moment for which they are asked, with a zone; None if there is none to be had.
+        as_of: the moment for which the rules are checked, with a zone; None if there is none.
         accounts: of tables of silver, by their names.
         differences: of each rule of kind ``equals``, by its name.
     """
@@ -91,7 +91,9 @@ def verdicts(
 
 
 def no_table(table: TableRules) -> list[Verdict]:
-    """Return what the rules of a table say that is not there yet: nothing, and they say so."""
+    """Return the verdicts for a table that does not exist yet: each rule is ``not judged``, and its message says
+    why.
+    """
     return [
         Verdict(
             table.target, rule.name, None, rule.severity, "not judged", f"there is no table {table.target} yet",
@@ -164,7 +166,7 @@ def _fresh(rule: Fresh, measured: Measured, as_of: datetime) -> dict[str, Any]:
     newest = measured.values.get(rule.name)
     if newest is None:
         return _not_judged(f"no row has a {rule.column}")
-    # A row's instants have no zone, and are this machine's local time.
+    # Instants from rows have no zone; they are this machine's local time.
     age = Decimal(str((as_of - newest.astimezone(UTC)).total_seconds() / 3600))
     is_fresh = age <= Decimal(str(rule.within_hours))
     at = f"{newest.astimezone(UTC):%Y-%m-%d %H:%M}"
@@ -191,7 +193,7 @@ def window_of(rule: Usual, by_day: Mapping[date, Mapping[str, Any]], last: date)
     """Return the days of a rule's window that have a value, the last whole day included, and their values."""
     days = [day for day in by_day if day <= last]
     if rule.counts_rows:
-        # A day without rows is a day with 0 rows, but none before there were any.
+        # A day without rows counts as 0 rows, except days before the first row.
         known = {day: by_day.get(day, {}).get(rule.name) or 0 for day in _days(last, rule.window + 1)}
         return {day: float(value) for day, value in known.items() if days and day >= min(days)}
     known = {day: by_day.get(day, {}).get(rule.name) for day in _days(last, rule.window + 1)}
@@ -199,7 +201,7 @@ def window_of(rule: Usual, by_day: Mapping[date, Mapping[str, Any]], last: date)
 
 
 def range_of(rule: Usual, window: Mapping[date, float]) -> tuple[float, float] | None:
-    """Return the least and the greatest value that a rule calls usual after these days; None if they are too few."""
+    """Return the least and the greatest value that is usual after these days; None if the days are too few."""
     if len(window) < rule.least_points:
         return None
     low, high = usual_range(list(window.values()), rule.method, rule.sensitivity)
@@ -216,7 +218,7 @@ def _usual(rule: Usual, by_day: Mapping[date, Mapping[str, Any]], last: date) ->
         few = f"{len(days)} days before {last} in the window of {rule.window}: expected {rule.least_points} or more"
         return _not_judged(few, _number(value))
     low, high = usual
-    # Compared as they are kept, so that a reader of the table comes to the same verdict.
+    # Compared as they are stored, so that a reader of the table comes to the same verdict.
     number, least, most = _number(value), _number(low), _number(high)
     assert number is not None
     assert least is not None

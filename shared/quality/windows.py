@@ -1,4 +1,4 @@
-"""What is usual: the range that the days of a window give for the day after them."""
+"""The usual range of a value, computed from the days of the window before it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MEAN_AD_TO_SIGMA = 1.2533
 
 
 def usual_range(window: Sequence[float], method: Literal["mad", "mean"], sensitivity: float) -> tuple[float, float]:
-    """Return the least and the greatest value that is usual after these.
+    """Return the least and the greatest value that is usual after the values of a window.
 
     Args:
         window: the values before, at least two.

@@ -54,7 +54,7 @@ def distinct_events(rows: DataFrame) -> DataFrame:
 
 
 def events_of_single_rows(rows: DataFrame) -> DataFrame:
-    """Return what :func:`distinct_events` does, but for ``_reason``, of rows that are known to have different keys."""
+    """Return what :func:`distinct_events` does, without ``_reason``, for rows that are known to have different keys."""
     return rows.select(
         *payload(rows), "source_file", "ingested_at", "is_new", F.col("is_new").cast("bigint").alias("new_rows")
     )

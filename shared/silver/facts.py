@@ -77,7 +77,7 @@ def _known_keys(dimension: Dimension) -> DataFrame:
 
 
 def early(events: DataFrame, dimensions: list[Dimension]) -> DataFrame:
-    """Add ``is_early`` and ``is_unknown``, of an event's references to dimensions that take inferred members.
+    """Add ``is_early`` and ``is_unknown``, about an event's references to dimensions that take inferred members.
 
     *Early*: the event arrived before one of the things it names was first delivered. *Unknown*: a dimension has no row
     of one of them.
@@ -114,7 +114,7 @@ def looked_up(
         facts: one row a key, with the carried columns.
         definition: the fact's definition.
         dimensions: one for each of its joins.
-        among: rows with every key that the facts refer to, few in comparison to the dimension. The dimension is first
+        among: rows with every key that the facts refer to, few in comparison to the dimensions. Each dimension is first
             filtered to these keys.
         also: further columns of the facts to keep.
 
@@ -176,9 +176,10 @@ def moved_boundaries(
 ) -> DataFrame:
     """Return the keys for which a lookup may now find another version or value, and from which instant on.
 
-    A lookup depends only on the starts of a key's versions. So what counts is which starts were added or removed, and
-    which versions have another value in a taken column. A key without any earlier version is not returned: no fact can
-    have found it. If the first start itself was added or removed, the time before it is touched too.
+    Which version a lookup finds depends only on the starts of the key's versions. So what counts is which starts were
+    added or removed, and which versions have another value in a taken column. A key without any earlier version is not
+    returned: no fact can have found it. If the first start itself was added or removed, the time before it is touched
+    too.
 
     Args:
         feed: the dimension's change data feed.

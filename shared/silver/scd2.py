@@ -30,8 +30,8 @@ BEGINNING_OF_TIME = "1900-01-01 00:00:00"
 def versions(events: DataFrame, definition: TableDefinition) -> DataFrame:
     """Return every version of every key.
 
-    Guarantees that versions of a key do not overlap; that two adjacent versions differ in a tracked value; that the
-    last one is open unless the key was deleted; that the result depends on the set of events alone.
+    Guarantees that versions of a key do not overlap; that versions without a gap between them differ in a tracked
+    value; that the last one is open unless the key was deleted; that the result depends on the set of events alone.
 
     Args:
         events: accepted events of *all* batches for each key that occurs in them.

@@ -1,8 +1,9 @@
-"""Kafka to bronze: every record of the topic once, whatever is in it.
+"""Kafka to bronze: every record of the topic once, whatever its content.
 
-Structured Streaming reads the topic from where its checkpoint stands, and Delta's sink records the number of the
-micro-batch in the same commit as its rows: killed at any point and run again, every offset is there once. Nothing is
-judged here. A record that is no JSON at all is a row too, with its bytes, and is set aside on the way to silver.
+Structured Streaming reads the topic from the offsets in its checkpoint, and Delta's sink records the number of the
+micro-batch in the same commit as its rows. So every offset is there once, even if the stream is killed at any point and
+run again. No rule is checked here. A record that is not JSON is a row too, with its bytes; the stream to silver sets it
+aside.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
     from shared.runtime.kafka import Cluster
 
 RECORDS_PER_BATCH = 200_000
-"""At most so many records in one micro-batch: what catching up holds in memory."""
+"""At most this many records in one micro-batch: it limits the memory of a stream that catches up."""
 
-# A broker that is gone must be noticed: by default a client asks for minutes before it gives up.
+# A missing broker must be noticed soon: by default a client retries for minutes before it gives up.
 _TIMEOUTS = {
     "kafka.default.api.timeout.ms": "20000",
     "kafka.request.timeout.ms": "10000",
@@ -38,8 +39,7 @@ def read_topic(
 ) -> DataFrame:
     """Return the stream of a topic's records, as Spark's Kafka source gives them, from the first one kept.
 
-    If records that have not been read are gone from the topic, the stream stops instead of skipping them, unless it is
-    told to skip them.
+    If records that were never read are gone from the topic, the stream stops, unless ``skips_what_is_gone`` is true.
     """
     return (
         spark.readStream.format("kafka")
@@ -57,8 +57,8 @@ def read_topic(
 def parsed(records: DataFrame) -> DataFrame:
     """Return records of Kafka as rows of ``bronze.clickstream_raw``.
 
-    Fields are found by name. One that is missing, or does not have its type, is NULL; one that the contract does not
-    know is kept in ``_extra``, so a producer may add fields without anybody losing them.
+    Fields are found by name. A field that is missing, or does not have its type, is NULL. A field that is not in the
+    contract is kept in ``_extra``, so fields that a producer adds are not lost.
 
     Args:
         records: with ``value BINARY, topic, partition, offset, timestamp``.
@@ -86,6 +86,6 @@ def parsed(records: DataFrame) -> DataFrame:
 
 def _typed(name: str, kind: str) -> str:
     value = f"fields['{name}']"
-    # To a time without a date Spark adds the day on which it reads it.
+    # Spark adds the current day to a time without a date.
     is_whole = f"{value} LIKE '%-%-%'" if kind == "TIMESTAMP" else "true"
     return f"CASE WHEN {is_whole} THEN try_cast({value} AS {kind}) END"

@@ -1,4 +1,4 @@
-"""Can Spark read from Kafka here? Three questions, from the easiest to the one that everything depends on."""
+"""Can Spark read from Kafka here? Three checks, from the easiest to the one that everything depends on."""
 
 from __future__ import annotations
 
@@ -34,11 +34,12 @@ RECORD = {
 def connectivity(
     spark: SparkSession, cluster: Cluster, topic: str = TOPIC, settings: Settings | None = None
 ) -> list[Finding]:
-    """Return what came of three questions: the topic's metadata, a batch read of it, a stream that ends by itself.
+    """Return the findings of three checks: the topic's metadata, a batch read, a stream that ends by itself.
 
-    Nothing is changed, in Kafka or in the lakehouse. An empty topic is well. The stream is told what Databricks Free
-    Edition insists on: ``startingOffsets`` is "earliest", since "latest" fails on an empty topic; the trigger is
-    ``availableNow``, since an endless one is refused; and the checkpoint is named, since an implicit one is refused.
+    Nothing is changed, in Kafka or in the lakehouse. An empty topic is no problem. The stream has the options that
+    Databricks Free Edition requires: ``startingOffsets`` is "earliest", since "latest" fails on an empty topic; the
+    trigger is ``availableNow``, since an endless one is refused; and the checkpoint is explicit, since an implicit one
+    is refused.
     """
     settings = settings or get_settings()
     advice = "the engine's log says more" if not on_databricks() else "see the cluster's driver log"
@@ -49,7 +50,7 @@ def connectivity(
         found = f"{topic} at {cluster.bootstrap_servers}: {partitions} partitions, {records:,} records so far"
         findings.append(Finding("Metadata", "ok", found))
     except ShopMetricsError as error:
-        # Without an answer Spark would wait for minutes to say the same.
+        # Without an answer from Kafka, Spark would wait for minutes and report the same.
         return [Finding("Metadata", "problem", error.problem, error.hint)]
     try:
         batch = spark.read.format("kafka").options(**cluster.spark_options()).option("subscribe", topic).load()

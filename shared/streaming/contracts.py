@@ -17,7 +17,7 @@ FUNNEL = ("page_view", "product_view", "add_to_cart", "checkout", "purchase")
 EVENT_TYPES = (*FUNNEL, "search")
 
 GAP_MINUTES = 30
-"""A session ends when its user has done nothing for so long."""
+"""A session ends when its user has done nothing for this many minutes."""
 
 EVENT_COLUMNS = {
     "event_id": ("STRING", "business key of the event, set by the producer"),
@@ -112,4 +112,4 @@ RULES = (
         limit="at most five minutes after kafka_ts",
     ),
 )
-"""Asked of every message, in this order; one that breaks a rule is set aside whole."""
+"""Checked on every message, in this order. A message that breaks a rule is set aside whole."""

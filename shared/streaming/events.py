@@ -1,4 +1,4 @@
-"""From messages to events: what breaks a rule is set aside, and each event is there once."""
+"""Turn messages into events: a message that breaks a rule is set aside, and each event is there once."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def examined(messages: DataFrame) -> DataFrame:
 
 
 def accepted(messages: DataFrame) -> DataFrame:
-    """Return the events among examined messages, each once: of several alike, the one with the smallest offset.
+    """Return the events of examined messages, each once: of repeated ones, the first by partition and offset.
 
-    An event is named by ``event_id`` and ``event_ts``; a producer that uses an id twice means the same act.
+    An event is identified by ``event_id`` and ``event_ts``; a producer that sends both again means the same act.
     """
     first = F.min_by(F.struct(*EVENT_COLUMNS), F.struct("partition", "offset")).alias("event")
     return messages.where("broken_rule IS NULL").groupBy("event_id", "event_ts").agg(first).select("event.*")
@@ -40,7 +40,7 @@ def quarantined(messages: DataFrame, run_id: str) -> DataFrame:
         .withColumn("business_key", F.col("event_id"))
         .withColumn("rule", F.col("broken_rule"))
         .withColumn("severity", F.lit("quarantine"))
-        # The bytes themselves: of what is no text, JSON could not keep them.
+        # The bytes as base64: JSON cannot hold bytes that are not text.
         .withColumn(
             "row_json",
             F.to_json(
@@ -58,8 +58,8 @@ def quarantined(messages: DataFrame, run_id: str) -> DataFrame:
 def append_new(spark: SparkSession, events: DataFrame, low: datetime, high: datetime) -> int:
     """Add the events that ``silver.clickstream_events`` does not hold yet, and return how many there were.
 
-    Repeated, it adds nothing. Only files that may hold an instant between ``low`` and ``high``, the first and the last
-    of the events, are looked at, however long the history is.
+    A repeated call adds nothing. ``low`` and ``high`` are the first and the last instant of the events. Only files that
+    may hold an instant between them are read, however long the history is.
     """
     there = spark.table(EVENTS).where(within("event_ts", low, high)).select("event_id", "event_ts")
     added = Observation()
@@ -69,11 +69,11 @@ def append_new(spark: SparkSession, events: DataFrame, low: datetime, high: date
 
 
 def set_aside(spark: SparkSession, rows: DataFrame) -> None:
-    """Add the rows that ``silver.quarantine`` does not hold yet: a message is named by its offset."""
+    """Add the rows that ``silver.quarantine`` does not hold yet; ``source`` identifies a message."""
     there = spark.table(QUARANTINE).where(F.col("table_name") == EVENTS).select("source")
     rows.join(there, ["source"], "left_anti").select(*QUARANTINE_COLUMNS).writeTo(QUARANTINE).append()
 
 
 def within(column: str, low: datetime, high: datetime) -> str:
-    """Return the condition that an instant lies between two others, which files' statistics can answer."""
+    """Return the SQL condition that an instant is between two others. File statistics can answer it."""
     return f"{column} BETWEEN {instant(low)} AND {instant(high)}"

@@ -1,9 +1,9 @@
 """Offsets that bronze does not hold: which they are, and why.
 
-Three things make a hole in the offsets of a partition. Kafka's own marks, which say where a transaction ended, and the
-messages of transactions that were aborted: these are no messages, and nothing is lost. Messages that Kafka had deleted
-before they were read, because they were older than its retention: a stream stops there, and goes on only if it is told
-to accept the loss; then the gap is a row of ``ops.stream_gaps``. And a fault, which must not be.
+A hole in the offsets of a partition has one of three causes. First, Kafka's transaction markers, and messages of
+aborted transactions: consumers get no message there, and nothing is lost. Second, messages that Kafka deleted before
+they were read, because they were older than its retention: a stream stops there, and continues only if it is told to
+accept the loss; then the gap is a row of ``ops.stream_gaps``. Third, a fault, which must not happen.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ class Gap:
     partition: int
     from_offset: int
     to_offset: int
-    """The first offset after it."""
+    """The first offset after the gap."""
 
     @property
     def offsets(self) -> int:
-        """How many offsets it has, and so how many messages at most."""
+        """How many offsets the gap has: at most as many messages are missing."""
         return self.to_offset - self.from_offset
 
     def holds(self, partition: int, offset: int) -> bool:
-        """Whether an offset lies in it."""
+        """Whether an offset lies in the gap."""
         return partition == self.partition and self.from_offset <= offset < self.to_offset
 
     def __str__(self) -> str:
@@ -53,26 +53,26 @@ class Gap:
 
 @dataclass(frozen=True)
 class Account:
-    """What bronze holds of a topic, and what every hole in its offsets is."""
+    """What bronze holds of a topic, and the cause of every hole in its offsets."""
 
     messages: int
     """Rows of bronze."""
     offsets: int
-    """Of the topic, from 0 to its end, in all partitions."""
+    """Offsets of the topic, from 0 to its end, in all partitions."""
     wrong: tuple[str, ...]
-    """Partitions of which an offset is there more than once, or a message is not."""
+    """Partitions in which an offset is there more than once, or a message is missing."""
     missing: tuple[Gap, ...]
-    """Kafka holds a message here that bronze does not, the newest ones perhaps; or Kafka can no longer be asked."""
+    """Kafka holds a message here that bronze lacks, perhaps a very new one; or Kafka no longer has these offsets."""
     accepted: tuple[Gap, ...]
-    """Kafka had deleted it before it was read, as ``ops.stream_gaps`` says."""
+    """Gaps that Kafka deleted before they were read, as ``ops.stream_gaps`` says."""
     empty: tuple[Gap, ...]
-    """Holds no message: marks of Kafka's own, and what was aborted."""
+    """Gaps without a message: Kafka's transaction markers, and aborted messages."""
 
 
 def account(rows: DataFrame, cluster: Cluster, topic: str) -> Account:
-    """Return how the rows of bronze stand to all offsets of a topic: law 6 asks this.
+    """Compare the rows of bronze with all offsets of a topic, for law 6.
 
-    Kafka is asked about holes only: whoever reads committed messages must find none there.
+    Kafka is asked about holes only: a consumer of committed messages must find none there.
 
     Raises:
         BrokerError: if the cluster does not answer, or has no such topic.
@@ -124,25 +124,25 @@ def position(checkpoint: Path, topic: str) -> dict[int, int] | None:
     noted = checkpoint / "sources/0/0" if done is None else checkpoint / "offsets" / str(done)
     if not noted.is_file():
         return None
-    # What stands above it is the version of the format, and what Spark notes of the batch.
+    # The lines above hold the version of the format, and Spark's metadata of the batch.
     offsets = json.loads(noted.read_text(encoding="utf-8").splitlines()[-1])
     return {int(partition): offset for partition, offset in offsets.get(topic, {}).items()}
 
 
 def deleted(spark: SparkSession, cluster: Cluster, topic: str, checkpoint: Path) -> list[Gap]:
-    """Return the gaps that the stream to bronze finds ahead of itself: never read, and no longer in the topic.
+    """Return the gaps ahead of the stream to bronze: offsets that it never read and the topic no longer has.
 
     Raises:
         BrokerError: if the cluster does not answer, or has no such topic.
     """
     read = position(checkpoint, topic)
     if read is None:
-        return []  # it begins with the first message that is there
+        return []  # the first run begins with the first message that is there
     first = kafka.first_offsets(cluster, topic)
     ahead = {partition: offset for partition, offset in first.items() if offset > read.get(partition, 0)}
     if not ahead:
         return []
-    # A batch that was killed after it was written, and before it was noted, has been read all the same.
+    # A batch that was killed after its write, and before the checkpoint recorded it, has been read too.
     newest = spark.table(BRONZE).groupBy("partition").agg(F.max("offset").alias("offset")).collect()
     held = {row["partition"]: row["offset"] + 1 for row in newest}
     gaps = (Gap(topic, one, max(read.get(one, 0), held.get(one, 0)), offset) for one, offset in sorted(ahead.items()))
@@ -162,7 +162,7 @@ def stopped(gaps: Sequence[Gap]) -> PipelineError:
 
 
 def record(spark: SparkSession, gaps: Iterable[Gap]) -> None:
-    """Make sure that these gaps are in ``ops.stream_gaps``, each once; one that has grown replaces what it was."""
+    """Make sure that these gaps are in ``ops.stream_gaps``, each once; a gap that has grown replaces its old row."""
     rows = [(gap.topic, gap.partition, gap.from_offset, gap.to_offset) for gap in gaps]
     if not rows:
         return
@@ -176,17 +176,17 @@ def record(spark: SparkSession, gaps: Iterable[Gap]) -> None:
 
 
 def settled(spark: SparkSession, cluster: Cluster, topic: str, since: Mapping[int, int], checkpoint: Path) -> list[Gap]:
-    """Record what else was lost on the way of a run that accepts losses, and return all that it has lost.
+    """Record what else was lost during a run that accepts losses, and return all gaps of that run.
 
-    Kafka may have deleted more while the run was at work. Of a hole, what lies before the first offset that Kafka
-    keeps now counts as lost; what it still keeps was there to be read, and holds no message.
+    Kafka may have deleted more during the run. In a hole, the offsets before the first one that Kafka still has count
+    as lost. The later ones could be read, so they hold no message.
 
     Args:
         spark: the session.
         cluster: where the topic is.
         topic: the topic.
         since: where the run began, by partition.
-        checkpoint: the query's own directory, from which is taken where it ended.
+        checkpoint: the query's own directory, which says where the run ended.
     """
     first, ends = kafka.first_offsets(cluster, topic), position(checkpoint, topic) or {}
     for hole in holes(spark.table(BRONZE), topic, {one: since.get(one, 0) for one in ends}, ends):
@@ -205,7 +205,7 @@ def recorded(spark: SparkSession, topic: str) -> list[Gap]:
 
 
 def holes(rows: DataFrame, topic: str, begins: Mapping[int, int], ends: Mapping[int, int]) -> list[Gap]:
-    """Return the stretches of offsets that rows of bronze lack, from where each partition begins to its end."""
+    """Return the ranges of offsets that rows of bronze lack, from where each partition begins to its end."""
     before = F.lag("offset", 1, -1).over(Window.partitionBy("partition").orderBy("offset"))
     follows = rows.select("partition", "offset", before.alias("before"))
     found = [
@@ -221,7 +221,7 @@ def holes(rows: DataFrame, topic: str, begins: Mapping[int, int], ends: Mapping[
 
 
 def without(gaps: Iterable[Gap], others: Sequence[Gap]) -> list[Gap]:
-    """Return what is left of these gaps outside of others."""
+    """Return the parts of these gaps that lie outside of the others."""
     left = list(gaps)
     for other in others:
         parts = []

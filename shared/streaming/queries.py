@@ -1,8 +1,8 @@
-"""The two streams: Kafka to bronze, and bronze to silver and gold. Each runs until it is done, or for ever.
+"""The two streams: Kafka to bronze, and bronze to silver and gold. Each runs until it has read everything, or for ever.
 
-The same functions serve both: ``availableNow`` reads what is there and stops, which notebooks, schedules and Databricks
-Free Edition want; a processing-time trigger goes on. Every checkpoint is named, and knows which table, topic and
-cluster it belongs to: a checkpoint beside another table would skip records, or bring them twice.
+The same functions serve both modes: ``availableNow`` reads what is there and stops, which notebooks, schedules and
+Databricks Free Edition need; a processing-time trigger continues. Every checkpoint is explicit, and has a note of the
+tables and the topic that it belongs to: with another table it would skip records, or deliver them twice.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
     from shared.runtime.kafka import Cluster
 
 BYTES_PER_BATCH = "24m"
-"""At about so many bytes of bronze one micro-batch of silver and gold ends: some 200,000 events."""
+"""One micro-batch of silver and gold reads about this many bytes of bronze: some 200,000 events."""
 
-# A commit every second or two: without this, a table would be thousands of small files at the end of the day.
+# A live stream commits every second or two. Without this, a table would have thousands of small files after a day.
 _STREAMING = {"delta.autoOptimize.autoCompact": "true"}
 
 
@@ -64,7 +64,7 @@ class Stream:
         return settings.checkpoints / "streaming" / self.name
 
     def query_checkpoint(self, settings: Settings) -> Path:
-        """Return the directory within it that Spark's query writes."""
+        """Return the subdirectory of it that Spark's query writes."""
         return checkpoints.of_query(self.checkpoint(settings))
 
 
@@ -151,9 +151,9 @@ def start_silver_gold(
 
 
 def apply(batch: DataFrame, batch_id: int) -> None:
-    """Bring silver and gold up to one micro-batch of bronze. The engine calls this.
+    """Update silver and gold by one micro-batch of bronze. The engine calls this.
 
-    Every step asks the tables what they hold already, so a batch that was killed half way, and is run again, ends in
+    Every step compares with what the tables hold already, so a batch that was killed halfway and is run again ends in
     the same tables.
 
     Args:
@@ -178,7 +178,7 @@ def apply(batch: DataFrame, batch_id: int) -> None:
     ).first()
     assert found is not None
     if not found["read"]:
-        return  # Bronze was compacted: new files, no new rows. A latency of nothing would be logged as 0.
+        return  # Bronze was compacted: new files, but no new rows, so there is nothing to log.
     accepted = 0
     if found["quarantined"]:
         events.set_aside(spark, events.quarantined(examined, f"stream batch {batch_id}"))
@@ -210,11 +210,11 @@ def apply(batch: DataFrame, batch_id: int) -> None:
 
 
 def reset(spark: SparkSession, table: str, settings: Settings | None = None) -> list[str]:
-    """Remove a table of the clickstream with its stream's other tables, all made from them, and the checkpoints.
+    """Remove a table of the clickstream, its stream's other tables, all tables made from them, and the checkpoints.
 
     Never a table without its checkpoint: without its checkpoint a table would be filled twice, without its table a
-    checkpoint would skip every record. What the stream to gold has set aside and logged goes too. Returns the names
-    of the tables that events pass through and that were removed; the next run rebuilds them.
+    checkpoint would skip every record. The rows that the stream to gold has quarantined and logged are removed too.
+    Returns the names of the removed tables that events pass through; the next run rebuilds them.
 
     Raises:
         PipelineError: if the streams run in another process.
@@ -231,26 +231,26 @@ def _remove(spark: SparkSession, streams: Sequence[Stream], settings: Settings) 
         for name in stream.tables:
             catalog.drop_table(spark, name, settings)
     if TO_BRONZE in streams:
-        # Of offsets that the next run may find again, or that lie before those it begins with.
+        # The recorded gaps go too: the next run may find their offsets again, or begin after them.
         catalog.drop_table(spark, GAPS, settings)
-    # The log counts the micro-batches of the checkpoint that is gone; the next one begins at 0 again.
+    # The log has the batch numbers of the removed checkpoint; the next checkpoint begins at 0 again.
     catalog.drop_table(spark, LOG, settings)
     quarantine.forget(spark, EVENTS)
     return [name for stream in streams for name in stream.tables]
 
 
 def mend(spark: SparkSession, settings: Settings) -> dict[str, str]:
-    """Put right what somebody else has done to the clickstream's tables since the streams last wrote to them.
+    """Repair the clickstream's tables, if something else has changed them since the streams last wrote to them.
 
-    Rows that bronze has lost are brought back. If one of the others was changed, by a RESTORE or a DELETE for instance,
-    or if bronze was, the tables after bronze are removed, and the stream that follows makes them from all of bronze.
-    For callers that hold the streams' lock, see :func:`alone`.
+    Rows that bronze has lost are restored. If bronze or one of the other tables was changed, by a RESTORE or a DELETE
+    for instance, the tables after bronze are removed, and the next run of the stream makes them from all of bronze. The
+    caller must hold the streams' lock, see :func:`alone`.
 
     Returns:
-        Table to what was found and done; nothing of those that are as they were left.
+        Table to what was found and done; tables that nothing else has changed are not in it.
 
     Raises:
-        CatalogError: if former rows of bronze are not to be had any more.
+        CatalogError: if former rows of bronze can no longer be restored.
     """
     there = [name for stream in STREAMS for name in stream.tables if catalog.table_exists(spark, name)]
     told = {name: done for name in TO_BRONZE.tables if name in there and (done := catalog.mended(spark, name))}
@@ -266,7 +266,7 @@ _WRITTEN_BY = {EVENTS: "WRITE", SESSIONS: "MERGE", TRAFFIC: "WRITE"}
 
 
 def _changed(spark: SparkSession, table: str) -> str:
-    """Return by which commit a table was changed last, if that was not the stream's; else empty."""
+    """Return the commit that last changed a table, if it was not the stream's; else empty."""
     commit = catalog.last_change(spark, table)
     is_its_own = commit is None or commit.operation in ("CREATE TABLE", _WRITTEN_BY[table])
     return "" if is_its_own else str(commit)
@@ -274,7 +274,7 @@ def _changed(spark: SparkSession, table: str) -> str:
 
 @contextmanager
 def alone(settings: Settings) -> Iterator[None]:
-    """Let nobody else run the streams of this home, or reset them, meanwhile.
+    """Keep other processes from running or resetting the streams of this home during the block.
 
     Raises:
         PipelineError: if another process does.

@@ -1,9 +1,9 @@
 """Sessions: the runs of one user's events in which no gap is as long as 30 minutes.
 
-``session_window`` of Structured Streaming does this too, but it can only add: it holds a session back until the
-watermark has passed its end, and an event that is later than the watermark is dropped. Here an event may come at any
-time. It can lengthen a session, begin one, or join two, and only sessions of its user near it can change; these are
-recomputed from their events, and one MERGE makes the difference.
+``session_window`` of Structured Streaming does this too, but it can only append: it holds a session back until the
+watermark has passed its end, and it drops an event that is older than the watermark. Here an event may come at any
+time. It can extend a session, begin one, or join two, and only sessions of its user near it can change. These are
+recomputed from their events, and one MERGE applies the difference.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 GAP_LENGTH = timedelta(minutes=GAP_MINUTES)
 
 IDENTITY = ("session_start_ts", "user_id")
-"""What names a session. The instant first: it is what files can be told apart by."""
+"""The columns that identify a session. The instant is first: file statistics on it let a MERGE skip files."""
 
 
 def sessionized(events: DataFrame) -> DataFrame:
@@ -60,12 +60,12 @@ def _gap() -> Column:
 
 
 def is_open(latest: Column) -> Column:
-    """Return whether a session may still go on, ``latest`` being the latest event time of all users."""
+    """Return whether a session may still continue; ``latest`` is the latest event time of all users."""
     return F.col("session_end_ts") + _gap() > latest
 
 
 def update(spark: SparkSession, touched: DataFrame, low: datetime, high: datetime) -> set[datetime]:
-    """Bring ``silver.clickstream_sessions`` up to ``silver.clickstream_events``.
+    """Update ``silver.clickstream_sessions`` from ``silver.clickstream_events``.
 
     Args:
         spark: the session.
@@ -76,16 +76,18 @@ def update(spark: SparkSession, touched: DataFrame, low: datetime, high: datetim
     Returns:
         The hours whose sessions may have changed.
     """
-    # The latest event of all, before these came and now. One that is a gap before the first of them changes nothing.
+    # The latest event time of all users, before the new events and now. If it was a gap or more before the first new
+    # event, it changes nothing.
     held = spark.table(SESSIONS)
     before = held.where(f"session_end_ts > {instant(low - GAP_LENGTH)}").agg(F.max("session_end_ts")).first()
     assert before is not None
     latest = max(high, before[0] or high)
-    # Sessions that time alone closes now: open they were since the gap before the latest event of then.
+    # Open sessions that are closed now because event time has passed: those that ended less than a gap before the
+    # previous latest event.
     due = f"is_open AND session_end_ts <= {instant(latest - GAP_LENGTH)}"
     if before[0]:
         due += f" AND session_end_ts > {instant(before[0] - GAP_LENGTH)}"
-    # And those that the new events may reach.
+    # And sessions that the new events may reach.
     near = f"session_end_ts > {instant(low - GAP_LENGTH)} AND session_start_ts < {instant(high + GAP_LENGTH)}"
     reaches = (F.col("session_end_ts") + _gap() > F.col("low")) & (F.col("session_start_ts") - _gap() < F.col("high"))
     candidates = changes.kept(
@@ -100,7 +102,7 @@ def update(spark: SparkSession, touched: DataFrame, low: datetime, high: datetim
         F.flatten(F.collect_set(F.when(F.col("is_reached"), _hours()))).alias("hours"),
     ).first()
     assert found is not None
-    # Each user's new events, and the sessions they reach: what lies outside is at least a gap away.
+    # The range of each user's new events and of the sessions they reach: other events are at least a gap away.
     reached = candidates.where("is_reached").select(*SESSION_COLUMNS)
     spans = (
         reached.select("user_id", "session_start_ts", "session_end_ts")
@@ -133,10 +135,10 @@ def update(spark: SparkSession, touched: DataFrame, low: datetime, high: datetim
 
 
 def _hours() -> Column:
-    """Return all hours in which a session goes on.
+    """Return all hours that a session covers.
 
-    Not only the one in which it starts. A run that was killed after the MERGE, and is repeated, does not see any more
-    where a session started before; but whatever has become of it, it lies within a session that is reached now.
+    Not only the hour in which it starts. If a run is killed after the MERGE and repeated, it no longer sees where a
+    session started before. But the old session lies within a session that is reached now.
     """
     first, last = F.date_trunc("hour", "session_start_ts"), F.date_trunc("hour", "session_end_ts")
     return F.sequence(first, last, F.expr("INTERVAL 1 HOUR"))

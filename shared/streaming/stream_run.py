@@ -1,4 +1,4 @@
-"""The clickstream end to end: everything that is there, once; or live, until somebody stops it."""
+"""Run the clickstream end to end: once, for everything that is there; or live, until it is stopped."""
 
 from __future__ import annotations
 
@@ -36,32 +36,32 @@ if TYPE_CHECKING:
     from shared.streaming.queries import Stream
 
 LOOK_SECONDS = 5.0
-"""How often a running stream is asked how far it is."""
+"""Seconds between two checks of a running stream's progress."""
 
 STALL_SECONDS = 30.0
-"""A stream that has made no progress for so long, though it should have, is looked at; a live one is called stalled."""
+"""A stream that makes no progress for this long, although it should, is examined; a live stream is called stalled."""
 
 TELL_SECONDS, GIVE_UP_SECONDS = 120.0, 600.0
-"""A run whose stream has written nothing for so long says so, and ends. From one of its tables to the next, a
-micro-batch takes seconds."""
+"""Seconds without a write by a run's stream, after which the run reports it, and after which the run ends. Normally a
+micro-batch needs only seconds from one of its tables to the next."""
 
 _ONE_TASK = {"spark.sql.shuffle.partitions": "1"}
-"""For a live micro-batch: a second task costs more than it takes off the first, and makes another small file."""
+"""For a live micro-batch: a second task costs more than it saves, and makes another small file."""
 
 LIVE_INTERVAL = 2.0
-"""Seconds between the micro-batches of a live stream, at least. The streams share the cores: bronze, if it ran more
-often, would keep gold waiting."""
+"""Minimum seconds between the micro-batches of a live stream. The streams share the cores: if bronze ran more often,
+gold would wait."""
 
 SMALL_TOPIC = 50_000
-"""A run of fewer messages than this, counting all that its topic ever had, is interpreted."""
+"""A run is interpreted if its topic has had fewer messages than this, counting all that it ever had."""
 
 COUNT_SECONDS = 5.0
-"""How often the open sessions are counted for a live stream's status, at most: what is asked takes from the streams."""
+"""Minimum seconds between two counts of the open sessions for a live status: a query slows the streams."""
 
 _DATA_LOSS = ("data loss", "data may have been lost", "offset was changed", "OffsetOutOfRange", "UnknownTopic")
 
 _PYTHON_ERROR = re.compile(r"^(\w[\w.]*(?:Error|Exception): .+)$", re.MULTILINE)
-"""The last line of a traceback: in the engine's words it stands below a line that only says that Python failed."""
+"""The last line of a Python traceback. In the engine's message, an earlier line only says that Python failed."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class StreamRun:
     tables: tuple[TableRun, ...]
     """One for each table, in the order in which events pass through them; ``ops.run_log`` holds the same."""
     gaps: tuple[Gap, ...] = ()
-    """What Kafka had deleted before it was read, and this run was told to accept; also in ``ops.stream_gaps``."""
+    """Gaps that Kafka deleted before they were read, and this run was told to accept; also in ``ops.stream_gaps``."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values, for ``--json``."""
@@ -84,24 +84,24 @@ class StreamRun:
 
 @dataclass(frozen=True)
 class Status:
-    """How a live stream stands."""
+    """The state of a live stream."""
 
     seconds: float
-    """Since it was started."""
+    """Seconds since it was started."""
     messages: int
-    """Read from Kafka since then."""
+    """Messages read from Kafka since then."""
     messages_per_second: float
     """In the newest micro-batch of bronze."""
     lag: int
-    """Messages in the topic, as far as Kafka has said, that are not in bronze yet."""
+    """Messages in the topic that are not in bronze yet, by Kafka's last answer."""
     latency_median: float | None
     """Seconds from the producer's timestamp to the row in gold, in the newest micro-batch; None before the first."""
     latency_p99: float | None
     open_sessions: int
-    """Some seconds ago."""
+    """Open sessions when they were last counted, some seconds ago."""
     stalled: str | None
-    """What is the matter, if Kafka does not answer, or if messages wait and none has been read for ``STALL_SECONDS``,
-    or no table written in the middle of a micro-batch for twice as long."""
+    """The problem, if Kafka does not answer, or messages wait and none has been read for ``STALL_SECONDS``, or no table
+    has been written during a micro-batch for twice as long; else None."""
 
 
 def run(
@@ -114,8 +114,8 @@ def run(
     """Bring bronze, silver and gold up to what the topic holds now.
 
     Guarantees that every committed record is in bronze once and every event in silver once, and that sessions and hours
-    are what a batch computation over them gives; also after a run that was killed, at whatever point. A table that
-    somebody else has changed since is put right first.
+    are what a batch computation over them gives; also after a run that was killed at any point. A table that something
+    else has changed since is repaired first.
 
     Args:
         spark: the session.
@@ -128,7 +128,7 @@ def run(
         BrokerError: if Kafka does not answer, refuses, or has no such topic.
         PipelineError: if a stream fails or does nothing for ``GIVE_UP_SECONDS``, if a checkpoint does not belong to
             its tables, if messages that were never read are gone, or if the streams already run. What was done until
-            then is in ``ops.run_log``, as failed.
+            then is in ``ops.run_log``; tables whose stream did not finish are logged as failed.
 
     Example:
         >>> for table in streaming.run(shared.connect()).tables:
@@ -152,14 +152,14 @@ def run(
 
 
 class Live:
-    """The streams at work, one micro-batch after the other, until the ``with`` block ends.
+    """Run the streams, one micro-batch after the other, until the ``with`` block ends.
 
     Args:
         spark: the session.
         settings: the home; defaults to this process's settings.
         cluster: where the topic is; defaults to what :func:`shared.runtime.kafka.connect` returns.
         topic: the topic.
-        interval: seconds between micro-batches, at least.
+        interval: minimum seconds between micro-batches.
         accept_loss: as for :func:`run`.
 
     Raises:
@@ -192,11 +192,12 @@ class Live:
             self._cluster = self._given or kafka.connect(self._settings)
             self._account = entered.enter_context(_accounted(self._spark, self._settings))
             self._from = gaps.position(TO_BRONZE.query_checkpoint(self._settings), self._topic)
-            # Before it begins, it stands where Kafka does; and it reads nothing of what is gone.
+            # Before its first run, the stream's position is Kafka's first offset; it cannot read what Kafka has
+            # deleted.
             kept = kafka.first_offsets(self._cluster, self._topic)
             self._first = sum(max(offset, (self._from or {}).get(partition, 0)) for partition, offset in kept.items())
-            # A live micro-batch is some hundred rows. Until the end: the steps of a micro-batch have the settings that
-            # the session has when they run.
+            # A live micro-batch is some hundred rows. The settings stay until the end: the steps of a micro-batch have
+            # the settings that the session has when they run.
             entered.enter_context(interpreted(self._spark))
             entered.enter_context(configured(self._spark, _ONE_TASK))
             bronze = queries.start_bronze(
@@ -225,7 +226,8 @@ class Live:
         with self._entered:
             bronze, gold = self._queries
             bronze.stop()
-            # Stopped in the middle of a micro-batch, it may write a moment longer, beside the run that finishes.
+            # Wait for the end of a micro-batch: if stopped in the middle, it may still write while the final run writes
+            # too.
             patience = time.monotonic() + STALL_SECONDS
             while gold.status["isTriggerActive"] and time.monotonic() < patience:
                 time.sleep(0.1)
@@ -233,23 +235,24 @@ class Live:
             if self._accept_loss and self._from is not None:
                 checkpoint = TO_BRONZE.query_checkpoint(self._settings)
                 self._account.gaps = gaps.settled(self._spark, self._cluster, self._topic, self._from, checkpoint)
-            # What bronze holds by now goes on to gold, so that both end at the same event.
+            # Bring the rest of bronze to gold, so that both end at the same event.
             _finish(self._spark, TO_GOLD, queries.start_silver_gold(self._spark, self._settings))
         self.done = self._account.done
 
     def status(self) -> Status:
-        """Return how the streams stand.
+        """Return the state of the streams.
 
         Raises:
-            BrokerError: if the one from Kafka has failed, and Kafka does not answer, refuses, or has no such topic.
-            PipelineError: if one of them has failed, with the cause.
+            BrokerError: if the stream from Kafka has failed, and Kafka does not answer, refuses, or has no such topic.
+            PipelineError: if one of the streams has failed, with the cause.
         """
         bronze, gold = self._queries
         for query in self._queries:
             failure = query.exception()
             if failure or not query.isActive:
                 if query is bronze:
-                    # Of what is wrong with Kafka, the engine has the words of a client deep inside it.
+                    # If Kafka is the cause, this raises a clear error; the engine's error has only a client's internal
+                    # message.
                     kafka.topic_identity(self._cluster, self._topic)
                 raise _failed(query.name or "the stream", failure)
         read = self._position()
@@ -257,7 +260,7 @@ class Live:
         try:
             self._end = sum(kafka.end_offsets(self._cluster, self._topic).values())
         except BrokerError as error:
-            # It may come back, as after a restart: the stream goes on then, and fails by itself if it does not.
+            # Kafka may come back, as after a restart: then the stream continues. If not, the stream fails by itself.
             stalled = error.problem
         now, patience = time.monotonic(), STALL_SECONDS + self._interval
         lag = max(0, self._end - read)
@@ -266,7 +269,8 @@ class Live:
         elif now - self._moved > patience:
             stalled = stalled or f"{lag:,} messages wait, and none has been read for {now - self._moved:.0f} s"
         idle = self._watch.idle(may_rest=True)
-        # Its tables are looked at for half the time: a micro-batch of many events takes long, and is at work.
+        # Longer than for reading: the watch looks at the tables only after STALL_SECONDS, and a micro-batch of many
+        # events takes long.
         if idle > STALL_SECONDS + patience:
             stalled = stalled or _standstill(gold, idle)
         progress = bronze.lastProgress
@@ -304,16 +308,16 @@ class _Account:
     versions: dict[str, int]
     last_batch: int
     finished: set[str] = field(default_factory=set)
-    """Tables whose stream has ended well, whatever comes after."""
+    """Tables whose stream has finished, even if the run fails later."""
     mended: dict[str, str] = field(default_factory=dict)
-    """Table to what was put right in it before the streams began."""
+    """Table to what was repaired in it before the streams began."""
     gaps: list[Gap] = field(default_factory=list)
     done: StreamRun = field(init=False)
 
 
 @contextmanager
 def _accounted(spark: SparkSession, settings: Settings) -> Iterator[_Account]:
-    """Make the tables, and write into the run log what was done to them meanwhile; also if it ends with an error."""
+    """Make the tables, and log what the block does to them in the run log, also if it ends with an error."""
     mended = queries.mend(spark, settings)
     queries.create_tables(spark)
     run_log.create_tables(spark)
@@ -324,9 +328,9 @@ def _accounted(spark: SparkSession, settings: Settings) -> Iterator[_Account]:
     try:
         yield account
     except (Exception, KeyboardInterrupt) as error:
-        if not is_engine_gone(error):  # else there is nobody left to ask
+        if not is_engine_gone(error):  # an engine that is gone cannot write
             reason = error.problem if isinstance(error, ShopMetricsError) else first_line(error)
-            # What has failed first is what is to be told.
+            # Keep the original error.
             with suppress(Exception):
                 _close(spark, account, reason or type(error).__name__)
         raise
@@ -334,7 +338,7 @@ def _accounted(spark: SparkSession, settings: Settings) -> Iterator[_Account]:
 
 
 def _close(spark: SparkSession, account: _Account, failure: str = "") -> None:
-    """Write an account into the run log; after a failure, as failed those tables whose stream has not ended well."""
+    """Write an account into the run log. After a failure, a table whose stream has not finished is logged as failed."""
     batches = spark.table(LOG).where(F.col("batch_id") > account.last_batch)
     counted = ("rows_read", "rows_quarantined")
     each = batches.groupBy("batch_id").agg(*(F.max(name).alias(name) for name in counted))
@@ -365,8 +369,8 @@ def _close(spark: SparkSession, account: _Account, failure: str = "") -> None:
                 lost = "; ".join(map(str, account.gaps))
                 done = replace(done, reason="; ".join(filter(None, (done.reason, f"accepted as lost: {lost}"))))
         elif table == EVENTS:
-            # Not what the batches say: one that was killed and run again found its own events there already. And one
-            # that was cut short has written events, but not yet what it has read.
+            # The stream's log is not enough: a batch that was killed and run again found its own events there already.
+            # And a batch that was interrupted has written events, but not yet its row of the log.
             read = max(counts["rows_read"], rows["inserted"] + counts["rows_quarantined"])
             done = replace(
                 done,
@@ -386,7 +390,7 @@ def _last_batch(spark: SparkSession) -> int:
 
 
 class _Watch:
-    """Sees when a stream gets on: ends a micro-batch, or in the middle of one writes to a table."""
+    """Observes whether a stream makes progress: ends a micro-batch, or writes to a table during one."""
 
     def __init__(self, spark: SparkSession, stream: Stream, query: StreamingQuery) -> None:
         self._spark, self._tables, self._query = spark, stream.tables, query
@@ -395,7 +399,7 @@ class _Watch:
         self._moved = time.monotonic()
 
     def idle(self, *, may_rest: bool = False) -> float:
-        """Return for how many seconds it has not got on; its tables are looked at after ``STALL_SECONDS``.
+        """Return the seconds without progress; the tables are looked at only after ``STALL_SECONDS``.
 
         Args:
             may_rest: whether the time between two micro-batches does not count.
@@ -406,7 +410,7 @@ class _Watch:
         if batch != self._batch or (may_rest and _rests(self._query)):
             self._batch, self._written, self._moved = batch, [], now
         elif now - self._moved > STALL_SECONDS:
-            # Not before, since to ask takes from the streams.
+            # Not earlier: looking at the tables slows the streams.
             written = [catalog.version(self._spark, table) for table in self._tables]
             if self._written and written != self._written:
                 self._moved = now
@@ -415,7 +419,7 @@ class _Watch:
 
 
 def _rests(query: StreamingQuery) -> bool:
-    """Whether a query is between two micro-batches, or looks in vain for something to do."""
+    """Whether a query is between two micro-batches, or has found nothing new to read."""
     status = query.status
     return not (status["isTriggerActive"] and status["isDataAvailable"])
 
@@ -432,9 +436,9 @@ def _finish(
 
     Args:
         spark: the session.
-        stream: what the query is a run of.
+        stream: the stream that the query runs.
         query: the query.
-        check: asked when there is no progress for long, or the query fails; raises if its source is to blame.
+        check: called if there is no progress for long, or the query fails; raises an error if the source is the cause.
 
     Raises:
         PipelineError: if the query fails, or does nothing for ``GIVE_UP_SECONDS``.
@@ -471,7 +475,7 @@ def _stop(query: StreamingQuery) -> None:
 def _failed(name: str, error: BaseException | None) -> PipelineError:
     text = str(error)
     if isinstance(error, StreamingQueryException):
-        # A sink may wrap what a task said; only the causes below it name Kafka then.
+        # A sink may wrap the error of a task; then only the stack trace names Kafka.
         text += f"\n{error.getStackTrace() or ''}"
     if any(sign.lower() in text.lower() for sign in _DATA_LOSS):
         return gaps.stopped([])

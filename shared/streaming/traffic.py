@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 HOUR = timedelta(hours=1)
 
 MANY_EVENTS = 50_000
-"""With so many events in its hours, the question that reads them is compiled: 200,000 take half the time then, 700,000
-a third."""
+"""If the hours have at least this many events, the query that reads them is compiled: 200,000 events then take half the
+time, 700,000 a third."""
 
 
 def measured(events: DataFrame, sessions: DataFrame) -> DataFrame:
     """Return one row for each hour that has events: ``gold.hourly_traffic_metrics`` as a batch computes it.
 
     Args:
-        events: with ``event_ts, event_type, user_id``; all of each hour that occurs in them.
+        events: with ``event_ts, event_type, user_id``; all events of each hour that occurs in them.
         sessions: with ``session_start_ts, is_converted``; all that start in one of these hours.
     """
 
@@ -42,7 +42,7 @@ def measured(events: DataFrame, sessions: DataFrame) -> DataFrame:
     def of_type(name: str, column: str) -> Column:
         return F.count_if(F.col("event_type") == name).alias(column)
 
-    # One row a user and hour first: distinct users are counted without keeping them all in one place.
+    # First one row per user and hour: so distinct users are counted without collecting all of them in one place.
     each = (
         visits.union(begun)
         .groupBy("hour_ts", "user_id")
@@ -73,14 +73,14 @@ def update(spark: SparkSession, hours: Iterable[datetime]) -> None:
     listed = ", ".join(map(instant, wanted))
 
     def of_these(column: str) -> str:
-        # The bounds are for the files' statistics, which know nothing of hours.
+        # The bounds are for the file statistics, which cannot answer date_trunc.
         bounds = f"{column} >= {instant(wanted[0])} AND {column} < {instant(wanted[-1] + HOUR)}"
         return f"{bounds} AND date_trunc('hour', {column}) IN ({listed})"
 
     desired = measured(
         spark.table(EVENTS).where(of_these("event_ts")), spark.table(SESSIONS).where(of_these("session_start_ts"))
     )
-    # A few rows an hour of the day: to compare them here, and to hand over what differs, takes no join.
+    # One row per hour: to compare them here, and to send only what differs, needs no join.
     there = {row["hour_ts"]: row for row in spark.table(TRAFFIC).where(f"hour_ts IN ({listed})").collect()}
     with compiled(spark, sum(row["events"] for row in there.values()) >= MANY_EVENTS):
         changed = [row for row in desired.collect() if row != there.get(row["hour_ts"])]
