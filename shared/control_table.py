@@ -94,7 +94,7 @@ class Definition(Declared):
 
     @property
     def gate(self) -> tuple[Rule, ...]:
-        """All rules of the table in the order in which they are asked: those that every table has, then its own."""
+        """All rules of the table in the order in which they are checked: those that every table has, then its own."""
         return self.rules
 
     @property

@@ -157,7 +157,7 @@ class LayerRun(ABC, Generic[D]):
 
     @property
     def note(self) -> str:
-        """The note in this run's commits. By it, later runs recognise a commit as the pipeline's own."""
+        """The note in this run's commits, by which later runs recognise them as the pipeline's own."""
         return f"{_NOTED}{self.run_id}"
 
     def counted(self, table: str) -> Changed:

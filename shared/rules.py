@@ -1,4 +1,4 @@
-"""Rules asked of rows: which rows break one, what is said of them, and whether a rule can be asked at all."""
+"""Check rules on rows: which rows break a rule, why they do, and whether a rule can be checked at all."""
 
 from __future__ import annotations
 

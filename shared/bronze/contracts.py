@@ -42,7 +42,7 @@ class Column:
 
     @property
     def ddl(self) -> str:
-        """The column as it stands in a schema string."""
+        """The column as it is written in a schema string."""
         return f"`{self.name}` {self.type}"
 
     @property

@@ -273,7 +273,7 @@ _PROGRESS_KEPT = "spark.sql.streaming.numRecentProgressUpdates"
 
 def _observed(metrics: Row) -> dict[str, int]:
     fields: dict[str, Any] = metrics.asDict()
-    if "schema" in fields:  # Spark Connect hands over values and schema side by side
+    if "schema" in fields:  # Spark Connect returns values and schema separately
         return dict(zip([field["name"] for field in fields["schema"]["fields"]], fields["values"], strict=True))
     return fields
 

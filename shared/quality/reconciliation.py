@@ -121,7 +121,7 @@ def _runs_that_made_it(spark: SparkSession) -> DataFrame:
 
 @dataclass(frozen=True)
 class Difference:
-    """How a table compares with what another one says of its groups."""
+    """How the groups of a table differ from those of another table."""
 
     groups: int
     differing: int

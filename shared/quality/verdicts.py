@@ -91,9 +91,7 @@ def verdicts(
 
 
 def no_table(table: TableRules) -> list[Verdict]:
-    """Return the verdicts for a table that does not exist yet: each rule is ``not judged``, and its message says
-    why.
-    """
+    """Return the verdicts for a table that does not exist yet: each rule is ``not judged``."""
     return [
         Verdict(
             table.target, rule.name, None, rule.severity, "not judged", f"there is no table {table.target} yet",

@@ -86,7 +86,7 @@ class TableDefinition(Definition):
 
     @property
     def gate(self) -> tuple[Rule, ...]:
-        """All rules of the table in the order in which they are asked.
+        """All rules of the table in the order in which they are checked.
 
         Those that every table has, then its own, then one for each derived column.
         """

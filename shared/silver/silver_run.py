@@ -614,7 +614,7 @@ def _mark_rows(spark: SparkSession, table: str) -> None:
 
 
 def _looked_up_by(definition: TableDefinition, columns: list[str]) -> list[str]:
-    """Return the columns by which rows are found: keys, what is joined on, and instants."""
+    """Return the columns by which rows are found: business keys, join keys, and instants."""
     instants = [name for name in columns if name.endswith(("_date", "_ts", "_at"))]
     joined = [join.key for join in definition.dimension_joins]
     return list(dict.fromkeys((*definition.business_keys, *joined, *instants)))
