@@ -545,7 +545,8 @@ def revoke_key(cluster: Cluster, key: str) -> bool:
     """
     if key not in keys(cluster):
         return False
-    # The key is not deleted: if a broker of Kafka 4.3.1 reads a deletion in its log at its start, it loads no SCRAM key.
+    # The key is not deleted: if a broker of Kafka 4.3.1 reads a deletion in its log when it starts, it knows no SCRAM
+    # keys at all.
     _new_secret(cluster, key, _REVOKED)
     return True
 

@@ -85,7 +85,7 @@ _SMALL = Profile(
         # Without the optimising compiler, which needs working memory and generates more code.
         "-XX:TieredStopAtLevel=1",
         "-XX:ReservedCodeCacheSize=96m",
-        # The buffers of Arrow and of the network; by default they may be as large as the heap, with pools for each core.
+        # Buffers of Arrow and of the network: by default they may be as large as the heap, with pools for each core.
         "-XX:MaxDirectMemorySize=128m",
         "-Dio.netty.allocator.numDirectArenas=1",
         "-Dio.netty.allocator.numHeapArenas=1",

@@ -56,7 +56,7 @@ class ServerRecord:
 
 
 def read_record(path: Path) -> ServerRecord | None:
-    """Return the record in this file if its server runs; None if the file is missing or damaged, or the server ended."""
+    """Return the record in this file if its server runs; None if the file is missing or damaged or the server ended."""
     try:
         record = ServerRecord(**json.loads(path.read_text()))
     except (FileNotFoundError, ValueError, TypeError):
@@ -79,7 +79,7 @@ def choose_port(wanted: int, setting: str) -> int:
         return _any_free_port()
     with socket.socket() as probe:
         if os.name == "posix":
-            # Servers set this option too: connections of a killed server linger for a minute, and do not block the port.
+            # Servers set this option too: a killed server's connections linger for a minute, but do not block its port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, wanted))
@@ -136,7 +136,7 @@ def launch(
 
 
 def stop(record: ServerRecord, timeout: float = 30.0) -> bool:
-    """End the server of this record and its children: first SIGTERM, then SIGKILL. Returns whether it was running."""
+    """End the server of this record and its children, by SIGTERM, else by SIGKILL. Returns whether it was running."""
     process = record.process()
     if process is None:
         return False

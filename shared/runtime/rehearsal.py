@@ -1,4 +1,4 @@
-"""List the classes that an engine loads in ``engine.classes.gz``: every machine makes its start-up cache from this list.
+"""List the classes that an engine loads, in ``engine.classes.gz``. Every machine makes its start-up cache from it.
 
     make classes
 

@@ -161,7 +161,7 @@ def spark_conf(settings: Settings) -> dict[str, str]:
         "spark.sql.sources.parallelPartitionDiscovery.parallelism": "5",
         "spark.sql.codegen.cache.maxEntries": "1000",
         "spark.databricks.delta.snapshotPartitions": "1",
-        # Other Delta readers (DuckDB, delta-rs, the dashboard) read these tables too. Large silver tables get them later.
+        # Other Delta readers (DuckDB, delta-rs, the dashboard) read these tables too. Silver gets them once large.
         "spark.databricks.delta.properties.defaults.enableDeletionVectors": "false",
         "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
         "spark.sql.streaming.noDataMicroBatches.enabled": "false",
@@ -200,7 +200,7 @@ def java_options(settings: Settings, java: Java, jars: list[Path]) -> list[str]:
         f"-Xmx{available.heap}",
         "-Xss4m",
         *available.profile.engine,
-        # Memory that compilers and buffers have freed is returned to the system every 30 s; the C library would keep it.
+        # Memory that compilers and buffers have freed goes back to the system every 30 s; the C library would keep it.
         "-XX:TrimNativeHeapInterval=30000",
         # Map the start-up cache at the address it was written for: most of its pages are then shared with the file. The
         # default is another address: each start then spends 0.5 s on changing 200 MB of pages, which become private.
@@ -339,7 +339,7 @@ def start(settings: Settings, jvm_options: list[str] | None = None) -> ServerRec
     created = psutil.Process(child.pid).create_time()
     record = ServerRecord("engine", child.pid, created, port, token, " ".join(command), killed.path, killed.count)
     try:
-        # If this process is killed before the server is ready, the next process finds the record and replaces the server.
+        # If this process is killed before the server is ready, the next one finds the record and replaces the server.
         write_record(record_path(settings), replace(record, token=""))
         _await(child, record, settings, log)
         # The in-memory catalog starts seconds faster than a Hive metastore. It is filled from the tables' directories.

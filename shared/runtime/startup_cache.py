@@ -7,7 +7,7 @@ start without a cache is only slower.
 
 The name of a cache is a digest of everything that the JVM compares to decide whether the cache fits: the JVM's build,
 and the path, size and time of every jar. Neither the checkout nor its virtual environment is part of the digest, so all
-checkouts of a user share one cache. A cache gets its name when it is complete, and the JVM ignores one that does not fit.
+checkouts of a user share one cache. A cache gets its name when it is complete. The JVM ignores one that does not fit.
 """
 
 from __future__ import annotations
