@@ -44,12 +44,12 @@ from generators.products import CATEGORIES, Products, product_ids
 from generators.random_streams import Bools, Ints, Stream, Words, heavy_tail
 
 VERSION = "1"
-"""Changes when the same plan would give other bytes."""
+"""Raised when a code change makes the same plan give other bytes."""
 
 EVENT_TYPES = ("page_view", "search", "product_view", "add_to_cart", "checkout", "purchase")
 _PAGE_VIEW, _SEARCH, _PRODUCT_VIEW, _ADD_TO_CART, _CHECKOUT, _PURCHASE = range(len(EVENT_TYPES))
 FUNNEL = ("page_view", "product_view", "add_to_cart", "checkout", "purchase")
-"""The steps of a session, from the first to the furthest. A search is on the level of a page view."""
+"""The steps of a session, from the first to the furthest. A search counts as a page view."""
 
 EVENT, LATE, DUPLICATE = "event", "late", "duplicate"
 MALFORMED = (
@@ -61,7 +61,7 @@ MALFORMED = (
     "impossible_time",
 )
 KINDS = (EVENT, LATE, DUPLICATE, *MALFORMED)
-"""What a message can be. The first two carry an event for the first time; the others do not."""
+"""The kinds of message. The first two carry an event for the first time; the others do not."""
 _EVENT, _LATE, _DUPLICATE, _NOT_JSON = range(4)
 
 DEFECTS = {
@@ -74,28 +74,28 @@ DEFECTS = {
     "bad_timestamp": "an event_ts that is no time",
     "impossible_time": "an event_ts in 1970 or 2099",
 }
-"""Kind of defect to what such a message is. The malformed ones come on top and belong to no session: their event_id,
-user_id and session_id occur nowhere else."""
+"""A description of the messages of each kind of defect. Malformed messages are additional and belong to no session:
+their event_id, user_id and session_id occur nowhere else."""
 
 HOURS = ("even", "shop")
-"""How sessions spread over a day: evenly, or as orders do, with few at night and most in the evening (UTC)."""
+"""The distribution of sessions over a day: even, or like orders, with few at night and most in the evening (UTC)."""
 
 MIN_RATE, MAX_RATE = 0.001, 10_000.0
 MAX_SHARE = 0.2
 _EARLIEST, _LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2090, 1, 1, tzinfo=UTC)
-"""The years between which event times lie, far from those that are impossible."""
+"""Event times lie between these instants, which are far from the impossible times of a defect."""
 
 _SECOND, _MINUTE, _HOUR, _DAY = 1_000, 60_000, 3_600_000, 86_400_000
 """Times are whole milliseconds since 1970-01-01 00:00:00 UTC."""
 
 _LONGEST_SESSION = 45 * _MINUTE
-"""A session ends here, whatever it still had in mind."""
+"""A session ends after this time, even if further events were planned."""
 _QUIET = 35 * _MINUTE
-"""At least so much time passes between the end of a customer's session and the next."""
+"""The shortest time between the end of a customer's session and the beginning of the next."""
 _LONGEST_DELAY, _SHORTEST_DELAY = 120 * _MINUTE, 2 * _MINUTE
 
 _BROWSED = (260, 150, 120, 100, 85, 70, 55, 45, 38, 32, 25, 20)
-"""How many sessions have 1, 2, ... events before they decide on a product, or for none."""
+"""How many sessions have 1, 2, ... browsing events before the visitor chooses a product or leaves."""
 _DECISION = (920, 35, 15, 30)
 """How many sessions in a thousand stop at browsing, at the cart, at the checkout, at the purchase."""
 _DECIDED_EVENTS = np.array([0, 2, 3, 4])
@@ -113,12 +113,12 @@ EVENTS_PER_SESSION = float(
 
 _SHORTEST_THOUGHT, _LONGEST_THOUGHT = 8 * _SECOND, 4 * _MINUTE
 _IDLES, _SHORTEST_IDLE, _LONGEST_IDLE = 0.06, 5 * _MINUTE, 25 * _MINUTE
-"""Share of the sessions with one idle gap, and how long it is."""
+"""Share of the sessions with one idle gap, and its shortest and longest duration."""
 
 _CUSTOMERS = 0.65
-"""Share of the sessions by a customer, as long as it is some customer's turn."""
+"""Probability that the first session in a customer's turn belongs to the customer."""
 _STRIDE = 15_485_863
-"""A prime above any number of customers: steps of this size meet every customer before they meet one again."""
+"""A prime above any number of customers: steps of this size visit every customer before they repeat one."""
 
 _PAGES = ("/", *("/category/" + c.name.lower().replace(" & ", "-") for c in CATEGORIES), "/cart", "/account", "/help")
 _PAGE_WEIGHTS = (34, *(c.weight // 2 for c in CATEGORIES), 7, 5, 3)
@@ -131,7 +131,7 @@ _CAMPAIGNS = (None, "newsletter", "winter-sale", "come-back", "new-arrivals")
 _CAMPAIGN_WEIGHTS = (76, 9, 7, 5, 3)
 
 _OUTSIDE = 1 << 62
-"""Added to the number of an event, gives the number of a malformed message: no session reaches it."""
+"""Added to the number of an event, this gives the number of a malformed message. No event has so high a number."""
 _WITH_EVENT_ID = len('{"event_id":"6c93ee35-331f702d872afc0f"')
 _UNKNOWN_TYPES = (b"wishlist", b"PAGE_VIEW", b"")
 _BAD_TIMES = (b"2026-02-30T25:61:00.000Z", b"half past nine", b"")
@@ -260,7 +260,7 @@ class Message(NamedTuple):
     value: bytes
     """The event as JSON."""
     send_at: int
-    """When it is sent, in milliseconds of event time. Messages come in this order."""
+    """When it is sent, in milliseconds of event time. Messages are sent in this order."""
     kind: str
     """One of :data:`KINDS`."""
 
@@ -277,14 +277,14 @@ class Rows(Records):
     """Number of the customer, -1 for an anonymous visitor."""
     event_ts: Ints
     send_at: Ints
-    """When the message is due. Past the end of the stretch means at its end."""
+    """When the message is due. A message that is due after the end of the window is sent at its end."""
     event_type: Ints
     product: Ints
     """Number of the product, -1 for none."""
     kind: Ints
     """Position in :data:`KINDS`."""
     of: Ints
-    """How many events of this session lie in the stretch."""
+    """How many events of this session lie in the window."""
 
     @property
     def carries_event(self) -> Bools:
@@ -535,7 +535,7 @@ class Sessions(Records):
     step: Ints
     """Furthest position in :data:`FUNNEL`."""
     of: Ints
-    """How many events there are to come in all."""
+    """The total number of events of the session in the window."""
 
     @property
     def converted(self) -> Bools:
@@ -588,10 +588,10 @@ class _Constants(NamedTuple):
     """The parts that many events share, as JSON."""
 
     type_and_page: pa.Array
-    """At ``type * len(_PAGES) + page``; the page of a product still needs its id."""
+    """The element for a type and a page is at ``type * len(_PAGES) + page``; a product's page still needs its id."""
     device_and_referrer: pa.Array
     end: pa.Array
-    """At the position of the campaign."""
+    """One element for each campaign."""
 
 
 @lru_cache

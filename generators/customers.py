@@ -56,22 +56,23 @@ COLUMNS = (
 Versions = npt.NDArray[np.int16]
 
 EMAIL, PHONE, HOME, SEGMENT, NAME = range(5)
-"""What can change. A move changes address, city, state and postal code together; a name is an untracked column."""
+"""The attributes that can change. A move changes address, city, state and postal code together. The name is an
+untracked column."""
 _CHANGE_WEIGHTS = (25, 20, 30, 15, 10)
 
 _DOMAINS = ("example.com", "example.net", "example.org", "mail.example.com", "post.example.net", "box.example.org")
 _SEGMENTS = ("Consumer", "Small Business", "Corporate", None)
 _SEGMENT_WEIGHTS = (68, 19, 10, 3)
 _NO_PHONE_EVERY, _NO_ADDRESS_EVERY = 20, 30
-"""One customer in so many has none."""
+"""One customer in 20 has no phone number, and one in 30 has no address."""
 
 _CHANGED_IN_HISTORY = 0.25
 _CHANGED_PER_DAY = 0.02
 _TWICE_A_DAY = 0.05
 _LEAVES_INSTEAD = 0.05
-"""Share of a day's changes that are the closing of the account."""
+"""Share of a day's changes that close the account."""
 _COMES_BACK = 0.2
-"""Share of the closed accounts that are opened again on a day."""
+"""Share of the closed accounts that are reopened on a day."""
 
 _NEVER_ORDERS = 0.2
 _FEWEST_TICKETS, _MOST_TICKETS = 4, 100
@@ -90,7 +91,7 @@ class Rows(Records):
     customer: Ints
     """Number of the customer; 0 is ``C-00000001``."""
     version: Versions
-    """Of each attribute that can change: ``version[EMAIL]`` and so on."""
+    """The version of each attribute that can change: ``version[EMAIL]`` and so on."""
     deleted: Bools
     updated_at: Ints
 

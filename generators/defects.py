@@ -51,8 +51,8 @@ HOW_TO_FIND = {
     "tie": "rows with key and updated_at of a row before them in the same batch, but other values",
     "late_update": "rows whose updated_at is before one that an earlier batch brought for the same key",
 }
-"""Kind to what is counted, in rows. Looked for in this order, each among the rows not counted before, every kind
-is found exactly as often as the manifest says."""
+"""How to find the rows of each kind. If a pipeline looks for the kinds in this order, each among the rows not counted
+before, it finds exactly the numbers in the manifest."""
 
 SPOILING = {
     "customers": ("null_email", "malformed_email", "null_key", "malformed_line"),
@@ -65,13 +65,13 @@ ROW_KINDS = {
     "products": (*SPOILING["products"], *DOUBLING, "late_update"),
     "orders": (*SPOILING["orders"], *DOUBLING, "late_update", "early_arriving_customer"),
 }
-"""Table to the kinds that share its rate."""
+"""The kinds that share the rate, by table."""
 
 _ENOUGH_ROWS = 100
 _FIRST_REDELIVERY, _REDELIVERY_EVERY = 2, 5
 
 _UNKNOWN_PRODUCTS = 9_000_000
-"""No catalogue is so large that it has a product with this number or a higher one."""
+"""No catalogue is large enough to have a product with this number or a higher one."""
 
 
 def rows_per_kind(plan: Plan, table: str, day: int, rows: int) -> int:

@@ -32,7 +32,7 @@ def midnight(day: date) -> int:
 
 
 OPENING = midnight(clock.HISTORY_START)
-"""The shop opens, and its first customer signs up."""
+"""The second in which the shop opens and its first customer signs up."""
 HISTORY_ENDS = midnight(clock.batch_date(1))
 """First second after the history."""
 HISTORY_DAYS = (HISTORY_ENDS - OPENING) // DAY
@@ -47,9 +47,9 @@ class Promotion:
     day: int
     days: int
     volume: int
-    """Orders in per cent of a normal day."""
+    """Orders in percent of a normal day."""
     discounts: tuple[int, ...]
-    """Per cent, for the six in ten orders that use it."""
+    """Discounts in percent; six in ten orders get one."""
 
     def covers(self, day: date) -> bool:
         """Tell whether the promotion runs on this day."""
@@ -65,13 +65,13 @@ PROMOTIONS = (
 _WEEKDAY = (98, 94, 93, 95, 102, 118, 122)
 """Orders from Monday to Sunday; people shop at the weekend."""
 _SEASON = (88, 86, 92, 95, 97, 95, 90, 88, 97, 103, 116, 136)
-"""Orders on the first day of each month; between two, a straight line."""
+"""Orders on the first day of each month; interpolated linearly between them."""
 _HOUR = (14, 8, 5, 3, 3, 5, 12, 24, 38, 50, 58, 62, 66, 60, 56, 56, 60, 68, 80, 96, 104, 92, 60, 30)
-"""Orders from midnight to midnight: a bump at lunch, a peak at 20:00."""
+"""Orders per hour from midnight to midnight: a small peak at lunch, the highest at 20:00."""
 
 _LAUNCH_DAYS = 14
 _LAUNCH_SHARE = 40
-"""Per cent of the year's customers who sign up in the first two weeks; the others follow evenly."""
+"""Percentage of the year's customers who sign up in the first two weeks; the others follow evenly."""
 
 _FINE = 1 << 20
 """Steps into which a day or a year is divided."""
@@ -132,7 +132,7 @@ def _history(plan: Plan) -> tuple[int, ...]:
 
 
 def historical_orders(plan: Plan) -> Ints:
-    """Return how many orders were placed before each day of the history; the last element is the number of all orders."""
+    """Return how many orders were placed before each day of the history; the last element counts all orders."""
     weights = _history(plan)
     total = sum(weights)
     # With Python's integers, because the products exceed 64 bits at a large scale.

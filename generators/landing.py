@@ -29,9 +29,9 @@ from generators.plan import PLACES, GeneratorError
 from generators.random_streams import Bools, Ints
 
 ROWS_PER_CHUNK = 1 << 16
-"""Rows in memory at a time; their columns fit a processor's cache."""
+"""Rows in memory at a time; their columns fit into a processor's cache."""
 ROWS_PER_FILE = 2_000_000
-"""A larger historical load is several files, which Spark reads in parallel."""
+"""A larger historical load is split into several files, which Spark reads in parallel."""
 
 _BEHIND_THE_END = 1 << 30
 
@@ -156,7 +156,7 @@ class LandedFile:
     """Relative to the landing directory, with forward slashes."""
     bytes: int
     rows: int
-    """Lines below the header, whatever is wrong with them."""
+    """Lines below the header, defective lines included."""
     sha256: str
     redelivery_of: str | None = None
     """The earlier file of which this is a copy."""

@@ -23,7 +23,7 @@ class BatchEntry:
 
     files: tuple[LandedFile, ...]
     defects: dict[str, int]
-    """Kind to rows struck; ``generators.defects.HOW_TO_FIND`` says what a row of each kind is."""
+    """The number of affected rows by kind; ``generators.defects.HOW_TO_FIND`` describes the rows of each kind."""
 
     @property
     def rows(self) -> int:

@@ -45,24 +45,24 @@ _LIVES = (
     (4, ("pending", "cancelled")),
     (4, ("pending", "confirmed", "cancelled")),
 )
-"""How many orders in a hundred go through which statuses."""
+"""The possible sequences of statuses, and how many orders in a hundred go through each."""
 _STEPS = max(len(statuses) for _, statuses in _LIVES)
 _STATUS_OF = pa.array([status for _, statuses in _LIVES for status in (*statuses, *[None] * (_STEPS - len(statuses)))])
-"""Status of a step of a life, at ``life * _STEPS + step``."""
+"""The status of each step of each sequence, at ``life * _STEPS + step``."""
 _HOUR = 3_600
 _WAIT = ((_HOUR // 12, 10 * _HOUR), (4 * _HOUR, 50 * _HOUR), (20 * _HOUR, 120 * _HOUR), (48 * _HOUR, 336 * _HOUR))
-"""Seconds from each status to the next, at least and at most."""
+"""The shortest and the longest time from each status to the next, in seconds."""
 _LONGEST_LIFE = sum(longest for _, longest in _WAIT)
 
 _QUANTITY_WEIGHTS = (64, 20, 8, 5, 3)
 _PAYMENT_METHODS = ("card", "paypal", "bank_transfer", "gift_card")
 _PAYMENT_WEIGHTS = (58, 27, 10, 5)
 _COUPON_SHARE, _COUPONS = 0.08, (5, 10)
-"""Outside promotions few orders have a discount, and a small one."""
+"""Outside promotions few orders have a discount, and the discount is small."""
 _PROMOTION_SHARE = 0.6
 
 _EARLY, _SPOILED, _DOUBLED = range(3)
-"""Orders are dealt by their number to three families of defects, so that no two defects meet."""
+"""An order's number assigns it to one of three families of defects, so that no order gets two defects."""
 _FAMILIES = 3
 
 
@@ -84,9 +84,9 @@ class Rows(Records):
     discount: Ints
     payment: Ints
     life: Ints
-    """Index into the lives that an order can have."""
+    """Index into the sequences of statuses that an order can have."""
     reached: Ints
-    """When each step of the life is reached; ``reached[0]`` is when the order is placed."""
+    """When the order reaches each step of its sequence; ``reached[0]`` is when it is placed."""
 
     def step_before(self, moment: int) -> Ints:
         """Return the step that each order has reached before a moment; -1 if the order is not placed yet."""
@@ -123,10 +123,10 @@ class Orders:
         self._customers = customers
         self._products = products
         self._placed_before = demand.historical_orders(plan)
-        """Orders before each day from the opening on; the last element is all of them."""
+        """Number of orders before each day from the opening on; the last element counts all orders."""
         self._choose_early(0)
         self._moving = self._moving_since(demand.HISTORY_ENDS - demand.DAY)
-        """Orders that had a step to come when yesterday began: the ones that daily files are about."""
+        """Orders that were unfinished when yesterday began: the daily files can contain these only."""
         self._rows = self._moving[:0]
         self._late = pa.array([], pa.string())
 

@@ -12,13 +12,13 @@ from shared.errors import ShopMetricsError
 TABLES = ("customers", "products", "orders")
 
 VERSION = "1"
-"""Changes when the same seed would give other bytes; files of two versions never share a directory."""
+"""Raised when a code change makes the same seed give other bytes. Files of two versions never share a directory."""
 
 MAX_SCALE = 1_000.0
 MAX_DEFECTS = 0.2
 
 PLACES = "SHOPMETRICS_HOME, or --out of `python -m generators.generate_...`"
-"""How another directory is named, for the advice of an error."""
+"""How to choose another directory, for the hints of errors."""
 
 
 class GeneratorError(ShopMetricsError):

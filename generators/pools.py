@@ -22,7 +22,7 @@ from generators.random_streams import Ints
 POOLS_FILE = Path(__file__).with_name("pools.json")
 
 FIRST_NAMES, LAST_NAMES, STREETS, PLACES, BRANDS = 60, 100, 80, 60, 80
-"""How many of each there are: per country, but brands altogether."""
+"""The size of each pool: per country, but for brands the total."""
 
 
 @dataclass(frozen=True)

@@ -74,12 +74,12 @@ EXAMPLE = "Example: `python -m generators.produce_clickstream --day 1 --rate 5 -
 
 _HOUR = 3_600_000
 _BETWEEN_POLLS = 1_000
-"""Messages handed over before deliveries are counted."""
+"""Number of messages that are handed over between two counts of deliveries."""
 _LONGEST_WAIT = 0.1
-"""Seconds for which nothing but Kafka is listened to; so long a Ctrl-C may take."""
+"""The longest wait for Kafka in one call, in seconds; a Ctrl-C takes effect after it."""
 _CONNECT_TIMEOUT = 15.0
 _DELIVERY_TIMEOUT = 30.0
-"""Seconds after which a message that no broker took counts as lost."""
+"""Seconds after which a message counts as lost if no broker has taken it."""
 
 _REFUSALS = (
     KafkaError._AUTHENTICATION,
@@ -267,7 +267,7 @@ class _Sender:
         self.refused: Counter[str] = Counter()
         """The number of undelivered messages by Kafka's name of the error."""
         self.problem: KafkaError | None = None
-        """The first error after which sending on makes no sense."""
+        """The first error after which the run must stop sending."""
         self._hopeless = False
         """Whether all waiting messages will fail with this error too."""
         self._topic = topic
@@ -460,7 +460,7 @@ class HourAccount:
     events: int
     """Valid events, each once."""
     sessions: int
-    """Sessions whose first event lies in it."""
+    """Sessions whose first event lies in the hour."""
     purchases: int
 
 
@@ -480,12 +480,12 @@ class ClickstreamManifest:
     end: str
     """``complete``, ``interrupted`` by Ctrl-C, or ``failed``."""
     until: str
-    """First instant after the events, ISO 8601; the end of the stretch unless the run ended before."""
+    """First instant after the events, ISO 8601; the end of the stretch, unless the run ended earlier."""
     sent: int
-    """Messages handed to Kafka: those delivered and those that failed."""
+    """Messages handed to Kafka: the delivered and the failed ones."""
     delivered: int
     failed_by_reason: dict[str, int]
-    """Kafka's name of the error to messages that were not delivered."""
+    """The number of undelivered messages by Kafka's name of the error."""
     events: int
     """Valid events, each once."""
     sessions: int
@@ -493,9 +493,9 @@ class ClickstreamManifest:
     first_event_ts: str | None
     last_event_ts: str | None
     defects: dict[str, int]
-    """Kind to messages; :data:`generators.clickstream.DEFECTS` says what a message of each kind is."""
+    """The number of messages by kind; :data:`generators.clickstream.DEFECTS` describes the messages of each kind."""
     hours: dict[str, HourAccount]
-    """Start of each hour, ISO 8601, to what lies in it."""
+    """The counts of each hour, by its start in ISO 8601."""
 
     @property
     def failed(self) -> int:

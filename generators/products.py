@@ -63,14 +63,14 @@ _STYLES = (
 )
 
 _PRICE_CHANGES = 3
-"""A product's price changes at most so often in the history, once in each of as many equal periods."""
+"""The history has this many equal periods, and a product's price changes at most once in each."""
 _CHANGES_IN_PERIOD = 0.4
 _DISCONTINUED_IN_HISTORY = 0.03
 _CLEARANCE_DAYS = 31
-"""Products are discontinued in the last days of the history, in which no price changes."""
+"""In the history, products are discontinued only in these last days, in which no price changes."""
 _CHANGED_PER_DAY = 0.02
 _DISCONTINUED_INSTEAD = 0.04
-"""Share of a day's changes after which a product is no longer sold."""
+"""Share of a day's changes that discontinue the product."""
 
 _NEVER_SELLS = 0.12
 _FEWEST_TICKETS, _MOST_TICKETS = 8, 400

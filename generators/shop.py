@@ -27,7 +27,7 @@ from generators.products import Products
 from shared import clock
 
 UNFINISHED = ".unfinished.json"
-"""Says, while a run is not complete, what it is generating: the files that no manifest lists yet are its own."""
+"""While a run is incomplete, this file says what the run generates: files that no manifest lists yet belong to it."""
 
 
 class Source(Protocol):

@@ -37,7 +37,7 @@ class ShopProfile:
     hourly: pd.Series
     """Orders in each hour of the day, UTC."""
     orders_of: dict[str, Ints]
-    """``customers`` and ``products``: the orders of each, ascending, those without any included."""
+    """For ``customers`` and ``products``, the number of orders of each member, ascending, zeros included."""
 
     def share_of_top(self, table: str, top: float) -> float:
         """Return the share of all orders that belongs to the given top share of customers or products."""

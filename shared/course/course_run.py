@@ -40,10 +40,10 @@ RUNS = CHECKOUT / "build" / "runs"
 """Executed copies: one numbered directory per run."""
 
 FROM_SETTINGS = ("scale", "seed", "defects")
-"""Parameters that a notebook takes over from the settings of the same names."""
+"""Parameters of a notebook that get their values from the settings of the same names."""
 
 MOST_LINES = 15
-"""Lines of an error that are printed; all of them are in the executed copy."""
+"""The number of printed lines of an error; the executed copy has all lines."""
 
 NO_TABLE = "none changed"
 
@@ -61,7 +61,7 @@ class DayRun:
     peak_mb: float
     """Largest resident memory of kernel and engine together, in MiB."""
     tables: tuple[TableState, ...]
-    """The tables that this day made or changed, as they are after it."""
+    """The tables that this day created or changed, with their state after it."""
     checks_passed: int
     executed_copy: Path
 
@@ -86,7 +86,7 @@ class CourseRun:
     directory: Path
     days: list[DayRun] = field(default_factory=list)
     left_out: list[int] = field(default_factory=list)
-    """Days that need the home's own engine, where ``SPARK_REMOTE`` names another."""
+    """Days that are skipped because they need the home's own engine and ``SPARK_REMOTE`` names another."""
     error: DayFailed | None = None
 
     @property

@@ -38,12 +38,12 @@ _BEGUN = time.time()
 """A notebook imports this module in its first cells, before it changes a table."""
 
 PICTURE_WIDTH = 760
-"""Pixels that the picture of a figure takes on the page; it is drawn sharper than that."""
+"""The width of a figure's picture on the page, in pixels; the picture itself has a higher resolution."""
 
 PLOTLY_MIME = "application/vnd.plotly.v1+json"
 
 MOST_COMPARED = 1_000
-"""Rows that :func:`compare` takes at most: it is for tables that a person can check by eye."""
+"""The most rows that :func:`compare` accepts: it is for tables that a person can check by eye."""
 
 
 def show(data: Tabular, n: int = 10, title: str = "", width: int = 60) -> None:
@@ -252,7 +252,7 @@ TEMPLATE = {
     "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 1, "xanchor": "right"},
     "title": {"x": 0, "xref": "paper", "font": {"size": 15}},
 }
-"""The course's plotly template, a tenth of the size of plotly's own, which every stored figure would carry."""
+"""The course's plotly template. Every stored figure contains its template, and plotly's own is ten times as large."""
 
 
 def diagram(name: str, alt: str = "") -> None:

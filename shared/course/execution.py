@@ -30,14 +30,14 @@ from shared.settings import PREFIX, Settings
 
 KERNEL_NAME = "python3"
 RAISES = "raises-exception"
-"""Tag of a cell that ends in an error on purpose."""
+"""Tag of a cell that raises an error on purpose."""
 
 SAMPLE_EVERY = 0.2
-"""Seconds between two looks at the memory."""
+"""Seconds between two measurements of the memory."""
 
 
 LAST_WORDS = 5
-"""Lines that are quoted from a dead kernel's stderr."""
+"""The number of lines that are quoted from a dead kernel's stderr."""
 
 _KILLED = "the system killed it, because everything together needed more than {limit}"
 _USUAL_DEATH = "usually the machine had no memory left for it, or the cell ended the process"

@@ -32,13 +32,13 @@ class Mutant:
     name: str
     topic: str
     wrong: str
-    """What is wrong, and why somebody would write it: one or two sentences."""
+    """The mistake, and why a programmer might make it: one or two sentences."""
     file: str
     old: str
     """The text that is replaced; it occurs in the file exactly once."""
     new: str
     tests: tuple[str, ...]
-    """The tests that must notice: pytest's ids, the quickest first."""
+    """The tests that must fail: their pytest ids, the quickest first."""
 
     def applied_to(self, text: str) -> str:
         """Return the file's text with the mistake in it.

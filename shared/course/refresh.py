@@ -46,10 +46,10 @@ KEPT_CELL_METADATA = ("tags", "jupyter")
 KEPT_OUTPUT_METADATA = (PNG,)
 
 CORES = 2
-"""Cores of the engine while outputs are stored and compared: how many files a write makes depends on it."""
+"""Cores of the engine while outputs are stored and compared; the number of files of a write depends on it."""
 
 PICTURE_SCALE = 1.5
-"""Pixels of a picture per pixel on the page: sharp on most screens, and small."""
+"""Pixels of a picture per pixel on the page: sharp on most screens, and still a small file."""
 
 
 def default_settings(home: Path) -> Settings:

@@ -31,7 +31,7 @@ MARKS = {
     "removed": "background-color: rgba(248, 81, 73, 0.25)",
     "changed": "background-color: rgba(210, 153, 34, 0.35)",
 }
-"""What a row or cell can be marked as, and how that looks; the word is always on the page too."""
+"""The marks of rows and cells, and their styles. The mark's word is always on the page too."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Rows:
     columns: tuple[str, ...]
     values: tuple[tuple[Any, ...], ...]
     more: bool = False
-    """Whether the source has further rows."""
+    """Whether the source has more rows."""
 
 
 def take(data: Tabular, n: int) -> Rows:

@@ -22,7 +22,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 PACKAGES = ["-c", "constraints.txt", "-e", ".[dev]"]
 
 _SECTIONS = ("global", "install", ":env:")
-"""Of pip's configuration; a later one counts more."""
+"""Sections of pip's configuration; a later section overrides an earlier one."""
 
 
 def pip_settings(listing: str) -> dict[str, str]:
@@ -98,7 +98,7 @@ class Line:
     """One progress line with the elapsed time: rewritten in place in a terminal, else printed now and then."""
 
     EVERY = 5.0
-    """Seconds between two lines in a file, if they differ."""
+    """Seconds between two different lines if the output is not a terminal."""
 
     AT_LEAST_EVERY = 20.0
 

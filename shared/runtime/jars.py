@@ -31,7 +31,7 @@ from shared.runtime.java import Java, find_java
 from shared.settings import Settings, get_settings
 
 RESOLVE_TIMEOUT = 900
-"""Seconds that resolving may take; 90 MB over a slow line."""
+"""Seconds that Ivy may take: enough for 90 MB over a slow connection."""
 
 Server = Literal["engine", "broker"]
 

@@ -61,8 +61,8 @@ TOPIC = "clickstream-events"
 PARTITIONS = 3
 RETENTION_HOURS = 24
 SEGMENT_HOURS = 1
-"""Kafka removes whole segments of a partition, and only those that are no longer written to: by so much, a record may
-outlive its retention."""
+"""Kafka removes whole segments of a partition, and never the segment that it writes to. So a record may outlive its
+retention by this time."""
 
 SERVERS, KEY, SECRET, PROTOCOL, MECHANISM = (
     "KAFKA_BOOTSTRAP_SERVERS",
@@ -71,14 +71,14 @@ SERVERS, KEY, SECRET, PROTOCOL, MECHANISM = (
     "KAFKA_SECURITY_PROTOCOL",
     "KAFKA_SASL_MECHANISM",
 )
-"""What names a cluster; of these, only ``SECRET`` is masked. The last two are SASL_SSL and PLAIN unless they say
-otherwise, as Confluent Cloud asks for."""
+"""The settings that name a cluster; of these, only ``SECRET`` is masked. The last two default to SASL_SSL and PLAIN,
+which Confluent Cloud requires."""
 
 ANSWER_TIMEOUT = 10.0
-"""Seconds in which a cluster must answer a question about itself."""
+"""Seconds in which a cluster must answer a request for its metadata."""
 
 DATA = "log"
-"""The directory of the broker's data, in the one it is started in."""
+"""The directory of the broker's data, below the broker's working directory."""
 
 PLAIN, SCRAM = "PLAIN", "SCRAM-SHA-512"
 
@@ -88,11 +88,11 @@ _LOGIN_MODULES = {
 }
 
 REAUTHENTICATION_SECONDS = 5
-"""After so long, the local broker asks a connection that was opened with an issued key for the secret again."""
+"""After this time, the local broker asks a connection with an issued key to authenticate again."""
 
 ITERATIONS, _REVOKED = 4096, 4097
-"""How often SCRAM hashes a secret: the least that Kafka accepts, which is enough for one of 256 random bits. The second
-number marks a key that is revoked."""
+"""How often SCRAM hashes a secret. The first number is the least that Kafka accepts, and is enough for 256 random bits.
+The second number marks a revoked key."""
 
 MAIN_CLASS, FORMAT_CLASS = "kafka.Kafka", "kafka.tools.StorageTool"
 
@@ -113,9 +113,9 @@ class Cluster:
     secret: SecretStr
     security_protocol: str
     is_local: bool
-    """Whether it is the broker of this home."""
+    """Whether the cluster is the local broker of this home."""
     mechanism: str = PLAIN
-    """How key and secret are shown to the broker: ``PLAIN``, or ``SCRAM-SHA-512``, which does not send the secret."""
+    """How the client authenticates: ``PLAIN``, or ``SCRAM-SHA-512``, which does not send the secret."""
 
     def client_config(self) -> dict[str, str | int | float | bool]:
         """Return the configuration of a ``confluent_kafka`` client, the secret in it."""

@@ -21,12 +21,12 @@ from shared.settings import Settings
 MB = 2**20
 
 NEEDS = {"engine": 900, "Kafka broker": 150, "JupyterLab": 100, "notebook": 250, "`shopmetrics course`": 150}
-"""MB that each process holds of its own when the course runs at scale 1, with the small profile."""
+"""MB of memory that each process needs when the course runs at scale 1 with the small profile."""
 
 LEAST_MB = sum(NEEDS.values())
 
 SMALL_BELOW_MB = 3_500
-"""With less than this for everything, the standard profile would leave no room beside its 2 GB for notebooks."""
+"""Below this limit the small profile is used: the standard profile takes 2 GB and would leave no room for notebooks."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Profile:
     name: str
     heap: str
     engine: tuple[str, ...]
-    """Options of the engine's JVM, beside its heap."""
+    """Options of the engine's JVM, without its heap."""
     broker: tuple[str, ...]
     """Options of the broker's JVM."""
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -102,7 +102,7 @@ class Memory:
 
     limit: Limit
     set_heap: str | None
-    """What ``SHOPMETRICS_SERVER_MEMORY`` says; None if it is not set."""
+    """The value of ``SHOPMETRICS_SERVER_MEMORY``; None if it is not set."""
 
     @cached_property
     def profile(self) -> Profile:

@@ -37,7 +37,7 @@ class ServerRecord:
     token: str = field(repr=False)
     command: str
     kills_path: str = ""
-    """Where the system counts the processes that it kills for lack of memory, and how many there were at the start."""
+    """The file in which the system counts the processes it kills for lack of memory; then its count at the start."""
     kills: int = 0
 
     def process(self) -> psutil.Process | None:

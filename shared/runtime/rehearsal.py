@@ -28,7 +28,7 @@ WORK = (
     "produce --day 1 --speedup 0",
     "stream run",
 )
-"""What the engine does meanwhile: a history of a thousand orders, a day's changes to it, and a day of clicks."""
+"""The engine's work in the meantime: a history of a thousand orders, a day's changes to it, and a day of clicks."""
 
 
 def rehearse(settings: Settings | None = None) -> None:

@@ -22,7 +22,7 @@ from shared.runtime.process import launch
 from shared.settings import CHECKOUT, PREFIX, Settings, get_settings
 
 MAKING_NEEDS = 3 * 2**30
-"""Bytes of memory for an engine, and for the JVM beside it that makes the start-up cache: 1.1 GB of them."""
+"""Bytes of memory for an engine and for the JVM that makes the start-up cache beside it; the latter needs 1.1 GB."""
 
 
 def prepare(settings: Settings | None = None, *, quiet: bool = False, wait: bool = False) -> None:

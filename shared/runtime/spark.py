@@ -57,7 +57,7 @@ REMOTE_TIMEOUT = 10.0
 DEFAULT_CONNECT_PORT = 15002
 
 LOCAL_RETRIES = 4
-"""After 50, 200, 800 and 3,200 ms."""
+"""The client tries again after 50, 200, 800 and 3,200 ms."""
 
 MAIN_CLASS = "org.apache.spark.sql.connect.service.SparkConnectServer"
 
@@ -120,7 +120,7 @@ NOT_STOCK = {
         "No empty micro-batch runs after the last one. A watermark that has moved takes effect with the next data.",
     ),
 }
-"""Settings that change what a query does, or what one sees of it: stock Spark's and Delta's value, and why not here.
+"""Settings that change what a query does or shows: the default of Spark or Delta, and why it is not used here.
 
 ``shared.course.engine_settings`` makes lesson 1's table from it.
 """
@@ -392,7 +392,7 @@ def down(settings: Settings | None = None) -> bool:
 
 
 _sessions: dict[Path | str, tuple[str, SparkSession]] = {}
-"""The session of this process to each engine: by home or remote address, the address that it was made for."""
+"""This process's session to each engine, by home or remote address, with the address for which it was created."""
 
 
 def connect(settings: Settings | None = None) -> SparkSession:

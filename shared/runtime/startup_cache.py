@@ -32,13 +32,13 @@ from shared.settings import Settings
 CLASSES = Path(__file__).parent / "engine.classes.gz"
 
 OLDEST_JAVA = 25
-"""The oldest Java that this has been tried with."""
+"""The oldest Java with which the cache has been tested."""
 
 SCRATCH = ".startup-cache-"
-"""What the directories begin with in which a cache is made."""
+"""The prefix of the temporary directories in which a cache is made."""
 
 KEPT_DAYS = 30.0
-"""A cache that no start has used for so long is removed; each takes some 250 MB."""
+"""A cache that no start has used for this many days is removed; each takes some 250 MB."""
 
 
 def cache_path(settings: Settings, java: Java, class_path: list[Path]) -> Path:
