@@ -1,11 +1,11 @@
-"""How long silver and gold take, full and for a day's changes, beside DuckDB + delta-rs doing the same from the same
-bronze in the same run.
+"""How long silver and gold take, full and for a day's changes, compared with DuckDB + delta-rs, which do the same work
+from the same bronze in the same run.
 
     SHOPMETRICS_SERVER_MEMORY=3g .venv/bin/python -m benchmarks.batch --scale 100
 
-In one home: the historical load; the whole pipeline, cold; then silver and gold anew, warm, which is what DuckDB
-does too; then days of changes, about 1 % of the orders each, incrementally. Times depend on the machine, so compare
-the ratios. CPU seconds are those of the engine's process, or of DuckDB's.
+One home is used for all steps: the historical load; the whole pipeline, cold; silver and gold rebuilt in full, warm,
+which DuckDB does too; then days of changes, about 1 % of the orders each, incrementally. Times depend on the machine,
+so compare the ratios. CPU seconds are those of the engine's process, or of DuckDB's.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ FROM orders WHERE status NOT IN ('cancelled', 'returned')
 
 
 def rival(bronze: Path, out: Path, threads: int) -> None:
-    """Make silver and gold from bronze by DuckDB, written by delta-rs."""
+    """Build silver and gold from bronze with DuckDB, and write them with delta-rs."""
     import duckdb
     from deltalake import write_deltalake
 
@@ -66,7 +66,7 @@ def rival(bronze: Path, out: Path, threads: int) -> None:
 
 
 def timed(engine: psutil.Process, work: Callable[[], Any]) -> tuple[float, float, Any]:
-    """Return wall seconds, CPU seconds of the engine, and the result."""
+    """Run the work; return wall seconds, CPU seconds of the engine, and the result."""
     before, begun = engine.cpu_times(), time.perf_counter()
     result = work()
     wall, after = time.perf_counter() - begun, engine.cpu_times()
@@ -74,7 +74,7 @@ def timed(engine: psutil.Process, work: Callable[[], Any]) -> tuple[float, float
 
 
 def measure(scale: float, days: int, runs: int) -> dict[str, Any]:
-    """Run the comparison in this process's home; return the figures, times as medians."""
+    """Run the comparison in this process's home; return the figures, with medians as times."""
     import shared
     from generators import generate
     from shared import bronze, gold, pipeline, silver
@@ -125,7 +125,7 @@ def measure(scale: float, days: int, runs: int) -> dict[str, Any]:
             bronze.ingest(spark)
             wall, cpu, tables = timed(process, changed)
             daily.append((wall, cpu))
-        # The first is cold: its plans have never been compiled.
+        # The first day is cold: its plans have not been compiled before.
         warm = daily[1:] or daily
         rows = sum(table.rows_read for table in tables if table.table_name.startswith("silver."))
         figures["silver and gold, a day"] = {"wall": median(warm, 0), "cpu": median(warm, 1), "rows": rows}

@@ -1,10 +1,11 @@
-"""How long the course takes day by day, and how much memory its processes hold; run twice in one home.
+"""How long each day of the course takes, and how much memory its processes use; the course runs twice in one home.
 
     .venv/bin/python -m benchmarks.course
 
-In a home of its own, with its own engine and broker. A JupyterLab server stands beside it, as where a learner works.
-The first run makes everything; the second finds a warm engine and the tables of the first. Memory is resident memory,
-seen several times a second; what the engine starts, such as the Python of a stream's steps, counts as the engine.
+The benchmark has a home of its own, with its own engine and broker. A JupyterLab server runs beside the course, as on a
+learner's machine. The first run creates everything; the second finds a warm engine and the tables of the first. Memory
+is resident memory, measured several times a second. The engine's child processes, such as the Python of a stream's
+steps, count as the engine.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import typer
 from rich.console import Console
 
 KINDS = ("engine", "broker", "kernel", "runner", "server")
-"""Of the processes; ``runner`` is ``shopmetrics course``, ``server`` is JupyterLab."""
+"""The kinds of processes; ``runner`` is ``shopmetrics course``, ``server`` is JupyterLab."""
 
 SAMPLE_EVERY = 0.3
 
@@ -55,10 +56,10 @@ class Peaks:
         return {"server": self._server, **servers, "runner": self.runner}
 
     def look(self) -> None:
-        """Take down what is resident now."""
+        """Measure the resident memory now."""
         held: dict[str, float] = dict.fromkeys(KINDS, 0.0)
         seen: set[int] = set()
-        # The runner last: it may have started the others.
+        # The runner comes last, because it may have started the others.
         for kind, pid in self._pids().items():
             for process in _family(pid):
                 if process.pid not in seen:
@@ -86,7 +87,7 @@ def _resident_mb(process: psutil.Process) -> float:
 
 @contextmanager
 def jupyterlab(home: Path) -> Iterator[int]:
-    """A JupyterLab server on the loopback interface that nobody visits; its pid."""
+    """Run an idle JupyterLab server on the loopback interface, and provide its pid."""
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.port=0"]
     with (home.parent / "jupyterlab.log").open("w") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log)
@@ -134,7 +135,7 @@ def run(peaks: Peaks, console: Console, *arguments: str) -> dict[str, Any]:
 
 
 def measure(console: Console, first: int, through: int | None, runs: int) -> dict[str, Any]:
-    """Return the figures of each run, and which profile of memory was chosen."""
+    """Return the figures of each run, and the memory profile that was used."""
     from shared.runtime import kafka, spark
     from shared.runtime.memory import memory
     from shared.settings import get_settings, read_again

@@ -1,12 +1,12 @@
-"""How long the dashboard's pages take, and how much memory: at once after the start, and after a change of a filter.
+"""How much time and memory the dashboard's pages take: on the first view, and after a change of a filter.
 
     .venv/bin/python benchmarks/dashboard.py --orders 100000 --orders 10000000
 
-The lakehouse is made by DuckDB and written by delta-rs: as many rows as the pipeline would leave, in its columns and
-types, with names and amounts drawn at random. Each size has a process of its own, in which a page is run by Streamlit's
-AppTest: from the request to the last element, without the browser. *Cold* is the first view of a page in the process,
-*filter* the median of three changes of a filter. *CPU* is what the cold page takes of all cores together: on a machine
-that others use as well, it is the figure to look at. Compare the rows of one table, not tables of two machines.
+DuckDB creates the lakehouse and delta-rs writes it: as many rows as the pipeline would leave, in its columns and types,
+with random names and amounts. Each size has a process of its own, in which Streamlit's AppTest runs a page from the
+request to the last element, without a browser. *Cold* is the first view of a page in the process, *filter* the median
+of three changes of a filter. *CPU* is the CPU time of the cold page on all cores together: it is the most reliable
+figure on a machine with other work. Compare the rows of one table, not tables of two machines.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from deltalake import write_deltalake
 from rich.console import Console
 from rich.table import Table
 
-if __name__ == "__main__":  # run as a file, the checkout is not on the path
+if __name__ == "__main__":  # if this file is run as a script, the checkout is not on the path
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.dashboard import small_shop
@@ -79,7 +79,7 @@ print(json.dumps(found))
 
 
 def build(lakehouse: Path, orders: int) -> None:
-    """Write a lakehouse of so many orders; customers and products grow with them, clicks are those of the tests."""
+    """Write a lakehouse of this size. Customers and products grow with the orders; the clicks are the tests' clicks."""
     small_shop.build(lakehouse, orders=300)
     with tempfile.TemporaryDirectory() as spill, duckdb.connect(config={"temp_directory": spill}) as con:
         con.execute("SET TimeZone = 'UTC'; SELECT setseed(0.42)")

@@ -1,9 +1,9 @@
-"""How long the engine takes to be of use: cold with and without its start-up cache, and warm.
+"""How long the engine takes until it is usable: cold with and without its start-up cache, and warm.
 
     .venv/bin/python benchmarks/engine.py --runs 3
 
-Each run is a process of its own, as a notebook's kernel is. Cold means that nothing of this home was running. Times
-are seconds since the process began; compare the rows of one table, not tables of two machines.
+Each run is a process of its own, like a notebook's kernel. Cold means that no server of this home was running. Times
+are seconds since the start of the process. Compare the rows of one table, not tables of two machines.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""How fast the generators write, and in how much memory: rows/s by wall and by CPU time, peak resident memory.
+"""The speed and the memory of the generators: rows/s by wall and by CPU time, peak resident memory.
 
     python -m benchmarks.generation --scale 100
 
-Each table is generated in a process of its own, so that its peak memory is its own. The naive writer is what
-most tutorials do, one Faker call per field and one ``csv`` row at a time; it is run on a sample, and its time
-for all rows is extrapolated.
+Each table is generated in a process of its own, so that the peak memory belongs to this table. The naive writer works
+like most tutorials, with one Faker call per field and one ``csv`` row at a time. It runs on a sample, and its time for
+all rows is extrapolated.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ print(json.dumps({
 
 
 def measure(table: str, scale: float) -> dict[str, Any]:
-    """Generate one table in a process of its own and return what it took."""
+    """Generate one table in a process of its own, and return its time and memory."""
     with tempfile.TemporaryDirectory() as out:
         ended = subprocess.run(
             [sys.executable, "-c", MEASURE, out, table, str(scale)],

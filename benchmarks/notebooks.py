@@ -2,8 +2,8 @@
 
     .venv/bin/python -m benchmarks.notebooks --day 4 --day 5 --scale 0.1
 
-The rival is what a notebook usually does: start ``local[*]``, with nothing set that Delta does not ask for. Its start
-is part of its time, as it is for whoever opens the notebook. Both run the same notebook in the same home, in turns,
+The rival does what a notebook usually does: it starts ``local[*]``, and sets only what Delta requires. Its start counts
+as part of its time, as for a person who opens the notebook. Both run the same notebook in the same home, alternately,
 and papermill executes both.
 """
 
@@ -25,10 +25,10 @@ DEFAULTS = {
     "spark.master": "local[*]",
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
-    # Without these two the notebooks would not say the same.
+    # Without these two settings the notebooks would print different outputs.
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.sources.default": "delta",
-    # Reachable by this process only; nothing that costs or saves time.
+    # The driver is reachable only from this machine. This setting costs and saves no time.
     "spark.driver.host": "127.0.0.1",
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.connect.grpc.binding.address": "127.0.0.1",
@@ -36,7 +36,7 @@ DEFAULTS = {
 
 
 def measure(days: list[int], scale: float, runs: int) -> dict[str, Any]:
-    """Return for each day the seconds and peak MB of both, as medians."""
+    """Return for each day the median seconds and peak MB of both."""
     from shared.course import execution
     from shared.course.days import day, select
     from shared.runtime import spark as engine

@@ -1,7 +1,7 @@
-"""``make bench``: every comparison, and ``docs/performance.md`` written from what was seen.
+"""``make bench``: run every comparison, and write ``docs/performance.md`` from the results.
 
 .venv/bin/python -m benchmarks.report --scale 1 --scale 10 --scale 100
-.venv/bin/python -m benchmarks.report --part batch     # measure one part again, and leave the others as they stand
+.venv/bin/python -m benchmarks.report --part batch     # measure one part again, and keep the others unchanged
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ BATCH = {
     "DuckDB + delta-rs, full": ("DuckDB + delta-rs, full", "DuckDB"),
     "silver and gold, a day": ("Spark + Delta, a day of 1 %", "day"),
 }
-"""What is measured, to its name in the table and in the chart."""
+"""The names of each measurement in the table and in the chart."""
 
 
 def run(console: Console, module: str, *arguments: str, **environment: str) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def run(console: Console, module: str, *arguments: str, **environment: str) -> d
 
 
 def machine() -> str:
-    """Return what the figures were seen on, in a line."""
+    """Return a line that describes the machine of the figures."""
     cores = len(psutil.Process().cpu_affinity()) if psutil.LINUX else psutil.cpu_count()
     memory = psutil.virtual_memory().total / 2**30
     packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
@@ -121,7 +121,7 @@ same however few rows there are.
         f"DuckDB {one['DuckDB + delta-rs, full']['mb']:,.0f} MB"
         for one in figures
     )
-    # One series: the bars of several are drawn over one another, and have no legend.
+    # Only one series: the bars of several series would be drawn over one another, without a legend.
     axis = ", ".join(f'"{one["orders"] / 1e6:g} M: {bar}"' for one in figures for _, bar in BATCH.values())
     bars = ", ".join(f"{one[key]['wall']:.1f}" for one in figures for key in BATCH)
     head = ["run", "orders", "seconds", "CPU seconds", "of DuckDB's full run"]
@@ -199,7 +199,7 @@ Catching up with {caught["messages"]:,} messages: {rates["Kafka to bronze"]} fro
 
 
 def soak_section(figures: dict[str, Any]) -> str:
-    """Return what an hour, or less, of steady traffic did to lag, latency, state and memory."""
+    """Return the effect of an hour, or less, of steady traffic on lag, latency, state and memory."""
     minutes = figures["soak"]
     tenths = [minutes[len(minutes) * tenth // 10] for tenth in range(2, 10, 2)] + minutes[-1:]
     rows = [
@@ -221,7 +221,7 @@ def soak_section(figures: dict[str, Any]) -> str:
 
 
 def course_section(figures: dict[str, Any]) -> str:
-    """Return what each day took in the first and in the second run, and the memory of the larger of the two."""
+    """Return each day's time in each run, and the largest memory of each kind of process in any run."""
     runs = figures["runs"]
     rows = []
     for days in zip(*(one["days"] for one in runs), strict=True):
@@ -246,13 +246,13 @@ of them, so together they hold less than the sum.
 
 
 def stand(document: str) -> dict[str, str]:
-    """Return the sections of a document by their headings, in their order."""
+    """Return the sections of a document by heading, in the order of the document."""
     sections = document.split("\n## ")[1:]
     return {section.split("\n", 1)[0]: f"## {section}" for section in sections}
 
 
 class Part(StrEnum):
-    """What can be measured by itself, in the order of the document."""
+    """The parts that can be measured separately, in the order of the document."""
 
     course = "course"
     notebooks = "notebooks"
@@ -307,7 +307,7 @@ def main(
         heading, _, text = measures[one]().partition("\n")
         seen = f"Seen on {datetime.now(UTC):%Y-%m-%d} by `{command}`."
         sections[heading.removeprefix("## ")] = f"{heading}\n\n{seen}\n{text}"
-        # Each section when it is there: what was measured is kept if the run ends early.
+        # Each section is written as soon as it is measured, so that it is kept if the run ends early.
         DOCUMENT.write_text("\n".join([HEAD.format(machine=machine()), *sections.values()]), encoding="utf-8")
     console.print(f"written: {DOCUMENT}")
 

@@ -1,11 +1,11 @@
-"""How long an event takes from the producer to gold, live; and how fast a topic that is full is caught up with.
+"""How long an event takes from the producer to gold, live; and how fast the streams catch up with a full topic.
 
     .venv/bin/python -m benchmarks.streaming --rate 1 --rate 20 --rate 50 --seconds 120 --catch-up 1000000
 
-In a home of its own, with its own engine and broker. Latency is measured by the stream itself, for every micro-batch,
-from the producer's timestamp in Kafka to the moment after the commit to gold; the first third of each stretch, in
-which the JVM is still compiling, is shown apart. With ``--soak 3600 --rate 200`` it goes on for an hour and shows
-state, lag and memory every minute.
+The benchmark has a home of its own, with its own engine and broker. The stream itself measures the latency of every
+micro-batch, from the producer's timestamp in Kafka to the moment after the commit to gold. The first third of each
+rate's micro-batches, during which the JVM is still compiling, is shown separately. With ``--soak 3600 --rate 200`` the
+benchmark runs for an hour and shows state, lag and memory every minute.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def batches(spark: Any, after: int) -> list[Any]:
 
 
 def latencies(rows: list[Any]) -> dict[str, float]:
-    """Return what the micro-batches saw, each as often as it had messages."""
+    """Return the latencies over all micro-batches; in the median each counts as often as it had messages."""
     weighted = sorted((row["latency_median"], row["rows_read"]) for row in rows)
     total, seen, median = sum(count for _, count in weighted), 0, 0.0
     for value, count in weighted:
@@ -53,7 +53,7 @@ def latencies(rows: list[Any]) -> dict[str, float]:
 
 
 def live(spark: Any, console: Console, rate: float, seconds: float) -> dict[str, Any]:
-    """Produce at a rate while the streams run, and return the latencies: of the first third, and of the rest."""
+    """Produce at a rate while the streams run; return the latencies of the first third of the batches and the rest."""
     from shared import streaming
 
     before = spark.table("ops.stream_log").count() and batches(spark, -1)[-1]["batch_id"]
@@ -75,7 +75,7 @@ def live(spark: Any, console: Console, rate: float, seconds: float) -> dict[str,
 
 
 def catch_up(spark: Any, console: Console, messages: int) -> dict[str, Any]:
-    """Fill the topic, then bring bronze, and after it silver and gold, up to it."""
+    """Fill the topic, then let bronze catch up with it, and after that silver and gold."""
     from shared.runtime import kafka
     from shared.streaming import queries
 
@@ -97,10 +97,10 @@ def catch_up(spark: Any, console: Console, messages: int) -> dict[str, Any]:
 
 
 def soak(spark: Any, console: Console, rate: float, seconds: float) -> list[dict[str, Any]]:
-    """Produce at a rate for long, and return every minute how the streams stand.
+    """Produce at a rate for a long time, and return the status of the streams at every minute.
 
-    What waits, how late gold is, how many sessions are open, which is the streams' only state, and how much memory
-    engine and broker hold.
+    The status holds the lag, the latency of gold, the number of open sessions, which are the streams' only state, and
+    the memory of engine and broker.
     """
     from shared import streaming
     from shared.runtime import kafka

@@ -1,4 +1,4 @@
-"""The shop's source systems: they write the CSV files that the pipeline starts from.
+"""The shop's source systems: they write the CSV files that the pipeline reads.
 
 ``generate`` writes customers, products and orders; the same seed gives the same bytes on every machine.
 

@@ -1,16 +1,17 @@
 """The clickstream: what visitors do on the shop's web site, as the messages that a web server would send.
 
-A clickstream goes on for ever. Every event in it is a function of seed, scale, rate, hours and its place in
-time; a plan is a window on it, and produces what lies inside. So the same window gives the same bytes in the same
-order, on every machine. Two windows side by side continue each other: a session that one cuts short goes on in the
-next, under the same ``session_id``. Where two windows overlap they hold the same events, with the same ``event_id``.
+A clickstream never ends. Every event in it is a function of seed, scale, rate, hours and its place in time. A plan is
+a time window on the clickstream, and produces the events inside it. So the same window gives the same bytes in the same
+order, on every machine. Two adjacent windows continue each other: a session that is cut at the end of one window
+continues in the next, under the same ``session_id``. Overlapping windows hold the same events with the same
+``event_id``.
 
-A session walks down a funnel: landing, pages, searches and products, and from one product perhaps on into the cart,
-to the checkout and to the purchase. Between two events of a session pass less than 30 minutes, between two sessions
-of a user more than 35. So the rule that a gap of 30 minutes ends a session finds the sessions that there are.
+A session follows a funnel: landing, pages, searches and products, then perhaps from one product to the cart, to the
+checkout and to the purchase. Two events of a session are less than 30 minutes apart, two sessions of a user more than
+35 minutes. So the rule that a gap of 30 minutes ends a session finds exactly the generated sessions.
 
-Defects delay a message or add one; none destroys an event. :data:`DEFECTS` lists the kinds. Memory stays constant,
-however long the window is.
+A defect delays a message or adds one; no defect destroys an event. :data:`DEFECTS` lists the kinds. The use of memory
+does not grow with the length of the window.
 
 >>> plan = ClickstreamPlan(seed=42, start=datetime(2026, 1, 1, 9, tzinfo=UTC), duration=600)
 >>> message = next(iter(Clickstream(plan)))
@@ -43,12 +44,12 @@ from generators.products import CATEGORIES, Products, product_ids
 from generators.random_streams import Bools, Ints, Stream, Words, heavy_tail
 
 VERSION = "1"
-"""Changes when the same plan would give other bytes."""
+"""Raised when a code change makes the same plan give other bytes."""
 
 EVENT_TYPES = ("page_view", "search", "product_view", "add_to_cart", "checkout", "purchase")
 _PAGE_VIEW, _SEARCH, _PRODUCT_VIEW, _ADD_TO_CART, _CHECKOUT, _PURCHASE = range(len(EVENT_TYPES))
 FUNNEL = ("page_view", "product_view", "add_to_cart", "checkout", "purchase")
-"""The steps of a session, from the first to the furthest. A search is on the level of a page view."""
+"""The steps of a session, from the first to the furthest. A search counts as a page view."""
 
 EVENT, LATE, DUPLICATE = "event", "late", "duplicate"
 MALFORMED = (
@@ -60,7 +61,7 @@ MALFORMED = (
     "impossible_time",
 )
 KINDS = (EVENT, LATE, DUPLICATE, *MALFORMED)
-"""What a message can be. The first two carry an event for the first time; the others do not."""
+"""The kinds of message. The first two carry an event for the first time; the others do not."""
 _EVENT, _LATE, _DUPLICATE, _NOT_JSON = range(4)
 
 DEFECTS = {
@@ -73,28 +74,28 @@ DEFECTS = {
     "bad_timestamp": "an event_ts that is no time",
     "impossible_time": "an event_ts in 1970 or 2099",
 }
-"""Kind of defect to what such a message is. The malformed ones come on top and belong to no session: their event_id,
-user_id and session_id occur nowhere else."""
+"""A description of the messages of each kind of defect. Malformed messages are additional and belong to no session:
+their event_id, user_id and session_id occur nowhere else."""
 
 HOURS = ("even", "shop")
-"""How sessions spread over a day: evenly, or as orders do, with few at night and most in the evening (UTC)."""
+"""The distribution of sessions over a day: even, or like orders, with few at night and most in the evening (UTC)."""
 
 MIN_RATE, MAX_RATE = 0.001, 10_000.0
 MAX_SHARE = 0.2
 _EARLIEST, _LATEST = datetime(2000, 1, 1, tzinfo=UTC), datetime(2090, 1, 1, tzinfo=UTC)
-"""The years between which event times lie, far from those that are impossible."""
+"""Event times lie between these instants, which are far from the impossible times of a defect."""
 
 _SECOND, _MINUTE, _HOUR, _DAY = 1_000, 60_000, 3_600_000, 86_400_000
 """Times are whole milliseconds since 1970-01-01 00:00:00 UTC."""
 
 _LONGEST_SESSION = 45 * _MINUTE
-"""A session ends here, whatever it still had in mind."""
+"""A session ends after this time, even if further events were planned."""
 _QUIET = 35 * _MINUTE
-"""At least so much time passes between the end of a customer's session and the next."""
+"""The shortest time between the end of a customer's session and the beginning of the next."""
 _LONGEST_DELAY, _SHORTEST_DELAY = 120 * _MINUTE, 2 * _MINUTE
 
 _BROWSED = (260, 150, 120, 100, 85, 70, 55, 45, 38, 32, 25, 20)
-"""How many sessions have 1, 2, ... events before they decide on a product, or for none."""
+"""How many sessions have 1, 2, ... browsing events before the visitor chooses a product or leaves."""
 _DECISION = (920, 35, 15, 30)
 """How many sessions in a thousand stop at browsing, at the cart, at the checkout, at the purchase."""
 _DECIDED_EVENTS = np.array([0, 2, 3, 4])
@@ -112,12 +113,12 @@ EVENTS_PER_SESSION = float(
 
 _SHORTEST_THOUGHT, _LONGEST_THOUGHT = 8 * _SECOND, 4 * _MINUTE
 _IDLES, _SHORTEST_IDLE, _LONGEST_IDLE = 0.06, 5 * _MINUTE, 25 * _MINUTE
-"""Share of the sessions with one idle gap, and how long it is."""
+"""Share of the sessions with one idle gap, and its shortest and longest duration."""
 
 _CUSTOMERS = 0.65
-"""Share of the sessions by a customer, as long as it is some customer's turn."""
+"""Probability that the first session in a customer's turn belongs to the customer."""
 _STRIDE = 15_485_863
-"""A prime above any number of customers: steps of this size meet every customer before they meet one again."""
+"""A prime above any number of customers: steps of this size visit every customer before they repeat one."""
 
 _PAGES = ("/", *("/category/" + c.name.lower().replace(" & ", "-") for c in CATEGORIES), "/cart", "/account", "/help")
 _PAGE_WEIGHTS = (34, *(c.weight // 2 for c in CATEGORIES), 7, 5, 3)
@@ -130,7 +131,7 @@ _CAMPAIGNS = (None, "newsletter", "winter-sale", "come-back", "new-arrivals")
 _CAMPAIGN_WEIGHTS = (76, 9, 7, 5, 3)
 
 _OUTSIDE = 1 << 62
-"""Added to the number of an event, gives the number of a malformed message: no session reaches it."""
+"""Added to the number of an event, this gives the number of a malformed message. No event has so high a number."""
 _WITH_EVENT_ID = len('{"event_id":"6c93ee35-331f702d872afc0f"')
 _UNKNOWN_TYPES = (b"wishlist", b"PAGE_VIEW", b"")
 _BAD_TIMES = (b"2026-02-30T25:61:00.000Z", b"half past nine", b"")
@@ -142,24 +143,24 @@ _SHORTEST_SLICE, _LONGEST_SLICE = 5 * _SECOND, 10 * _MINUTE
 
 @dataclass(frozen=True)
 class ClickstreamPlan:
-    """A clickstream, and the stretch of it that is asked for.
+    """A clickstream, and the requested time window of it.
 
     Args:
-        seed: of every random stream, 0 or more.
-        start: first instant of the stretch, with a time zone; milliseconds count.
-        rate: events per second of event time, 0.001 to 10,000; the mean over a whole day. Hours ``even``
-            have it at any time of the day, hours ``shop`` have 0.06 times as many at 03:00 and 2.2 times at 20:00.
-            Duplicates and malformed messages come on top.
-        duration: seconds of event time; None goes on without end.
-        scale: decides which customers and products there are; 1 is 10,000 and 1,000.
+        seed: the seed of every random stream, 0 or more.
+        start: first instant of the window, with a time zone, to the millisecond.
+        rate: events per second of event time, 0.001 to 10,000; the mean over a whole day. With hours ``even`` the
+            rate is the same at any time of day; with hours ``shop`` it is 0.06 times this at 03:00 and 2.2 times at
+            20:00. Duplicates and malformed messages come in addition.
+        duration: seconds of event time; None means without end.
+        scale: determines the customers and products; scale 1 has 10,000 and 1,000.
         hours: ``even`` or ``shop``, see :data:`HOURS`.
         duplicates: share of the events that are sent twice, 0 to 0.2.
-        late: share of the events that are held back, 0 to 0.2.
+        late: share of the events that are sent late, 0 to 0.2.
         malformed: malformed messages as a share of the events, 0 to 0.2, all kinds equally often.
-        schema_version: 2 adds the field ``campaign`` to every event. The events are the same.
+        schema_version: 2 adds the field ``campaign`` to every event. The events are otherwise the same.
 
     Raises:
-        GeneratorError: naming the value, what was expected and what was given.
+        GeneratorError: if a value is invalid; the message says what was expected and what was given.
     """
 
     seed: int
@@ -174,7 +175,7 @@ class ClickstreamPlan:
     schema_version: int = 1
 
     def __post_init__(self) -> None:
-        _ = self.shop  # refuses a seed or a scale that is none
+        _ = self.shop  # raises if the seed or the scale is invalid
         if self.start.tzinfo is None:
             raise GeneratorError(
                 f"start must have a time zone, got {self.start.isoformat()}", "for example 2026-01-01T09:00:00Z"
@@ -205,7 +206,7 @@ class ClickstreamPlan:
                 )
         if self.schema_version not in (1, 2):
             raise GeneratorError(f"schema_version must be 1 or 2, got {self.schema_version!r}", "2 adds a field")
-        # Milliseconds are all that an event has, and 1 and 1.0 are the same plan.
+        # An event's time has milliseconds only. And 1 and 1.0 must give the same plan.
         start = self.start.astimezone(UTC)
         object.__setattr__(self, "start", start.replace(microsecond=start.microsecond // 1_000 * 1_000))
         for name in ("rate", "scale", "duplicates", "late", "malformed"):
@@ -223,14 +224,14 @@ class ClickstreamPlan:
 
     @property
     def end_ms(self) -> int:
-        """The first instant after the stretch, in milliseconds."""
+        """The first instant after the window, in milliseconds."""
         if self.duration is None:
             return round(_LATEST.timestamp() * 1_000)
         return self.start_ms + round(self.duration * 1_000)
 
     @property
     def clickstream(self) -> str:
-        """The eight hexadecimal digits of the clickstream that this is a stretch of; each event_id begins with them."""
+        """The id of the whole clickstream, eight hexadecimal digits; each event_id begins with them."""
         return hashlib.sha256(f"{self.seed}/{self._name}".encode()).hexdigest()[:8]
 
     def stream(self, *name: str | int) -> Stream:
@@ -242,7 +243,7 @@ class ClickstreamPlan:
         return joined("S-", _hexadecimal(self.stream("session").words(session)))
 
     def user_ids(self, customer: Ints, session: Ints) -> pa.Array:
-        """Return the keys of users: a customer's, or a visitor's of whom nothing is known but this session."""
+        """Return the keys of users: of a customer, or of a visitor who is known only by this session."""
         anonymous = joined("V-", _hexadecimal(self.stream("visitor").words(session)))
         return pc.if_else(pa.array(customer >= 0), customer_ids(np.maximum(customer, 0)), anonymous)
 
@@ -252,14 +253,14 @@ class ClickstreamPlan:
 
 
 class Message(NamedTuple):
-    """A Kafka message, and when it is sent."""
+    """A Kafka message, and the time when it is sent."""
 
     key: bytes | None
     """The user_id; None if the message has none."""
     value: bytes
     """The event as JSON."""
     send_at: int
-    """When it is sent, in milliseconds of event time. Messages come in this order."""
+    """When it is sent, in milliseconds of event time. Messages are sent in this order."""
     kind: str
     """One of :data:`KINDS`."""
 
@@ -276,31 +277,31 @@ class Rows(Records):
     """Number of the customer, -1 for an anonymous visitor."""
     event_ts: Ints
     send_at: Ints
-    """When the message is due. Past the end of the stretch means at its end."""
+    """When the message is due. A message that is due after the end of the window is sent at its end."""
     event_type: Ints
     product: Ints
     """Number of the product, -1 for none."""
     kind: Ints
     """Position in :data:`KINDS`."""
     of: Ints
-    """How many events of this session lie in the stretch."""
+    """How many events of this session lie in the window."""
 
     @property
     def carries_event(self) -> Bools:
-        """Which messages bring a valid event for the first time."""
+        """Which messages carry a valid event for the first time."""
         first: Bools = self.kind <= _LATE
         return first
 
     @property
     def is_purchase(self) -> Bools:
-        """Which messages are about a purchase."""
+        """Which messages have the event type purchase."""
         purchase: Bools = self.event_type == _PURCHASE
         return purchase
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Messages in the order in which they are sent; an element of each list is a message."""
+    """Messages in the order in which they are sent; each list has one element per message."""
 
     rows: Rows
     keys: list[bytes | None]
@@ -317,10 +318,10 @@ class Batch:
 
 
 class Clickstream:
-    """The messages of one stretch, made as they are asked for.
+    """The messages of one time window, generated while the caller iterates.
 
-    Iterate over it for single messages, or over :meth:`batches` for many at a time. Each iteration starts from the
-    beginning, and one must end before the next begins.
+    Iterate over it for single messages, or over :meth:`batches` for many at a time. Each iteration starts at the
+    beginning of the window. An iteration must end before the next one begins.
 
     Example:
         >>> plan = ClickstreamPlan(seed=42, start=datetime(2026, 1, 1, tzinfo=UTC), duration=60, scale=0.1)
@@ -335,7 +336,8 @@ class Clickstream:
         self._sessions_per_day = plan.rate * 86_400 / EVENTS_PER_SESSION
         self._weights = _hour_weights(plan.hours)
         self._weight_before = np.concatenate([[0.0], np.cumsum(self._weights)])
-        # A customer's turn comes once in so many turns as there are customers, and a session begins somewhere in it.
+        # Customers take turns, and a customer's session begins within that customer's turn. The other customers' turns
+        # together are long enough for the longest session and the quiet time after it.
         self._turn = -(-(_LONGEST_SESSION + _QUIET) // (self._customers - 1))
         first = Stream(plan.seed, "clickstream", "turns").below(np.array([0]), self._customers)
         self._first_customer = int(first[0])
@@ -346,7 +348,7 @@ class Clickstream:
             yield from batch.messages()
 
     def batches(self) -> Iterator[Batch]:
-        """Yield the messages of one slice of event time after the other, empty slices left out."""
+        """Yield the messages of each slice of event time in order, without the empty slices."""
         plan = self.plan
         step = min(max(int(_ROWS_PER_SLICE / plan.rate * 1_000), _SHORTEST_SLICE), _LONGEST_SLICE)
         self._waiting = self._no_rows()
@@ -364,14 +366,15 @@ class Clickstream:
             yield self._batch(held_back)
 
     def rest(self, batch: Batch, sent: int, end: int) -> Batch:
-        """Return what has to follow if the stretch ends early, after ``sent`` messages of the current batch.
+        """Return the messages still to send if the window ends early, after ``sent`` messages of the current batch.
 
-        It is what was held back. With it, exactly the messages of a stretch have been sent that ends at ``end``.
+        They are the late messages that are still waiting. With them, exactly the messages of a window that ends at
+        ``end`` have been sent.
 
         Args:
-            batch: the one that :meth:`batches` returned last.
+            batch: the latest batch of :meth:`batches`.
             sent: how many of its messages have been sent.
-            end: a millisecond after the last message that was sent, or the start if there was none.
+            end: one millisecond after the last sent message, or the start of the window if no message was sent.
         """
         rows = batch.rows[sent:] + self._waiting
         return self._batch(rows[rows.event_ts < end], end)
@@ -382,7 +385,7 @@ class Clickstream:
     # --- sessions --------------------------------------------------------------------------------------------------
 
     def _begins(self, session: Ints) -> Ints:
-        """Return when each session begins; they are numbered in that order, from 1970 on."""
+        """Return when each session begins. Sessions are numbered in this order, from 1970 on."""
         days = (session + self.plan.stream("begin").unit(session)) / self._sessions_per_day
         day = np.floor(days)
         weight = (days - day) * self._weight_before[-1]
@@ -392,25 +395,25 @@ class Clickstream:
         return begins
 
     def _sessions_before(self, moment: int) -> int:
-        """Return about how many sessions begin before a moment: one more or less."""
+        """Return how many sessions begin before a moment, to within one."""
         day, of_day = divmod(moment, _DAY)
         hour, of_hour = divmod(of_day, _HOUR)
         weight = self._weight_before[hour] + self._weights[hour] * (of_hour / _HOUR)
         return int((day + weight / self._weight_before[-1]) * self._sessions_per_day)
 
     def _begun(self, since: int, until: int) -> tuple[Ints, Ints, Ints]:
-        """Return the sessions that begin in a slice of time: number, beginning, and customer or -1."""
+        """Return number, beginning and customer (-1 if none) of the sessions that begin in a slice of time."""
         number = np.arange(self._sessions_before(since) - 3, self._sessions_before(until) + 4, dtype=np.int64)
         begin = self._begins(number)
         turn = begin // self._turn
-        # Of the sessions that begin in a customer's turn, the first may be this customer's.
+        # Only the first session that begins in a customer's turn may belong to this customer.
         may = np.concatenate([[False], turn[1:] != turn[:-1]]) & self.plan.stream("customer").chance(number, _CUSTOMERS)
         customer = (turn % self._customers * _STRIDE + self._first_customer) % self._customers
         inside = (begin >= since) & (begin < until)
         return number[inside], begin[inside], np.where(may, customer, -1)[inside]
 
     def _events(self, since: int, until: int) -> Rows:
-        """Return the events inside the stretch of the sessions that begin in a slice of time."""
+        """Return the events of the sessions that begin in a slice of time, as far as they lie inside the window."""
         stream = self.plan.stream
         number, begin, customer = self._begun(since, until)
         browsed = 1 + stream("browsed").pick(number, _BROWSED)
@@ -437,7 +440,7 @@ class Clickstream:
             place == 0, stream("first type").pick(event, _FIRST_TYPE), stream("type").pick(event, _LATER_TYPE)
         )
         event_type = np.where(decided < 0, browsing, decided + _PRODUCT_VIEW)
-        # The product that is decided on stays the same down to the purchase.
+        # Once the visitor has chosen a product, the product stays the same down to the purchase.
         about = np.where(decided < 0, event, event - decided)
         product = np.full(len(event), -1, dtype=np.int64)
         shows = np.flatnonzero(event_type >= _PRODUCT_VIEW)
@@ -458,7 +461,7 @@ class Clickstream:
     # --- messages --------------------------------------------------------------------------------------------------
 
     def _messages(self, since: int, until: int) -> Rows:
-        """Return the messages about the sessions that begin in a slice of time, defects included, in any order."""
+        """Return the messages of the sessions that begin in a slice of time, defects included, in any order."""
         plan, events = self.plan, self._events(since, until)
         late = plan.stream("late").chance(events.event, plan.late)
         delay = _SHORTEST_DELAY + plan.stream("delay").below(events.event, _LONGEST_DELAY - _SHORTEST_DELAY)
@@ -478,7 +481,7 @@ class Clickstream:
         return sent + twice + beside
 
     def _batch(self, rows: Rows, end: int | None = None) -> Batch:
-        """Return messages in the order in which they are sent, rendered."""
+        """Return rendered messages in the order in which they are sent."""
         rows = rows[np.lexsort((rows.kind, rows.event, rows.send_at))]
         keys, values = self._render(rows)
         due = np.minimum(rows.send_at, self.plan.end_ms if end is None else end)
@@ -520,7 +523,7 @@ class Clickstream:
 
 @dataclass(frozen=True)
 class Sessions(Records):
-    """What was sent of sessions; an element of each array is a session."""
+    """The sent part of sessions; each array has one element per session."""
 
     session: Ints
     customer: Ints
@@ -532,18 +535,18 @@ class Sessions(Records):
     step: Ints
     """Furthest position in :data:`FUNNEL`."""
     of: Ints
-    """How many events there are to come in all."""
+    """The total number of events of the session in the window."""
 
     @property
     def converted(self) -> Bools:
-        """Which sessions hold a purchase."""
+        """Which sessions contain a purchase."""
         bought: Bools = self.step == len(FUNNEL) - 1
         return bought
 
 
 @dataclass
 class SessionAccount:
-    """Adds up sessions from their messages, and lets go of each that can receive no more.
+    """Adds up sessions from their messages, and releases each session when it is complete.
 
     Duplicates and malformed messages do not count.
     """
@@ -551,7 +554,7 @@ class SessionAccount:
     _open: Sessions = field(default_factory=lambda: Sessions(*(np.empty(0, dtype=np.int64) for _ in range(7))))
 
     def add(self, rows: Rows) -> Sessions:
-        """Take messages in, and return the sessions that are complete with them, by number."""
+        """Add messages, and return the sessions that these messages complete, ordered by number."""
         rows = rows[rows.carries_event]
         step = np.maximum(rows.event_type - 1, 0)
         ones = np.ones(len(rows), dtype=np.int64)
@@ -582,13 +585,13 @@ class SessionAccount:
 
 
 class _Constants(NamedTuple):
-    """The parts of an event that repeat, as JSON."""
+    """The parts that many events share, as JSON."""
 
     type_and_page: pa.Array
-    """At ``type * len(_PAGES) + page``; the page of a product still needs its id."""
+    """The element for a type and a page is at ``type * len(_PAGES) + page``; a product's page still needs its id."""
     device_and_referrer: pa.Array
     end: pa.Array
-    """At the position of the campaign."""
+    """One element for each campaign."""
 
 
 @lru_cache
@@ -618,7 +621,7 @@ def _constants(schema_version: int) -> _Constants:
 
 
 def instant(moment: int) -> str:
-    """Return a moment as events have it.
+    """Return a moment as text, in the format of the events.
 
     >>> instant(1_767_258_902_481)
     '2026-01-01T09:15:02.481Z'
@@ -627,7 +630,7 @@ def instant(moment: int) -> str:
 
 
 def instants(moments: Ints) -> pa.Array:
-    """Return moments as events have them."""
+    """Return moments as text, in the format of the events."""
     text = pa.array(moments).cast(pa.timestamp("ms")).cast(pa.string())
     return joined(pc.binary_replace_slice(text, start=10, stop=11, replacement="T"), "Z")
 
@@ -669,7 +672,7 @@ def _spoil(text: bytes, kind: str, variant: int) -> tuple[bytes, bool]:
 
     match kind:
         case "not_json":
-            # Never so short that two of them are the same.
+            # The rest always contains the event_id, so no two cut events are the same.
             return text[: _WITH_EVENT_ID + variant % (len(text) - _WITH_EVENT_ID)], True
         case "not_utf8":
             return text.replace(b'"page":"/', b'"page":"/\xff\xfe', 1), True

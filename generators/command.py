@@ -19,7 +19,7 @@ from shared.settings import get_settings
 def run(table: str) -> None:
     """Run the command line of one table's generator.
 
-    Exits with status 1 and the error's sentence, without a traceback, if the files cannot be generated.
+    If the files cannot be generated, it prints the error message without a traceback and exits with status 1.
     """
     try:
         _command(table)()
@@ -51,7 +51,7 @@ def _command(table: str) -> typer.Typer:
 
 
 def overview(manifest: Manifest, tables: Sequence[str]) -> Table:
-    """Return a table for people: what each batch of these tables holds. Defects by kind are in the manifest."""
+    """Return a table for display: the content of each batch of these tables. The manifest has the defects by kind."""
     view = Table(title=f"{manifest.landing}  {manifest.plan}", title_justify="left", show_edge=False)
     view.add_column("table")
     view.add_column("batch date")

@@ -1,12 +1,11 @@
-"""Customers: who signs up, moves, changes a phone number, leaves and comes back.
+"""Customers: they sign up, move, change a phone number, leave and come back.
 
-The historical file has one row per customer, as they are at the end of the history; a quarter have changed since
-they signed up. A daily file has the customers who changed on that day, as they are after the change, and those
-who are new. One change in twenty came in two steps on the same day, and has two rows.
+The historical file has one row per customer, with the customer's state at the end of the history. A quarter of the
+customers have changed since they signed up. A daily file has the customers who changed on that day, with the state
+after the change, and the new customers. One change in twenty happened in two steps on the same day, and has two rows.
 
-An attribute is a function of the customer's number and of a version: version 0 is what the customer signed
-up with, and each change adds two. The version that is passed over is the one a ``late_update`` brings: a state
-between two known ones, delivered after both.
+An attribute is a function of the customer's number and of a version. Version 0 is the state at sign-up, and each change
+adds two. A ``late_update`` delivers the skipped version: a state between two known ones, delivered after both.
 """
 
 from __future__ import annotations
@@ -57,22 +56,23 @@ COLUMNS = (
 Versions = npt.NDArray[np.int16]
 
 EMAIL, PHONE, HOME, SEGMENT, NAME = range(5)
-"""What can change. A move changes address, city, state and postal code together; a name is an untracked column."""
+"""The attributes that can change. A move changes address, city, state and postal code together. The name is an
+untracked column."""
 _CHANGE_WEIGHTS = (25, 20, 30, 15, 10)
 
 _DOMAINS = ("example.com", "example.net", "example.org", "mail.example.com", "post.example.net", "box.example.org")
 _SEGMENTS = ("Consumer", "Small Business", "Corporate", None)
 _SEGMENT_WEIGHTS = (68, 19, 10, 3)
 _NO_PHONE_EVERY, _NO_ADDRESS_EVERY = 20, 30
-"""One customer in so many has none."""
+"""One customer in 20 has no phone number, and one in 30 has no address."""
 
 _CHANGED_IN_HISTORY = 0.25
 _CHANGED_PER_DAY = 0.02
 _TWICE_A_DAY = 0.05
 _LEAVES_INSTEAD = 0.05
-"""Share of a day's changes that are the closing of the account."""
+"""Share of a day's changes that close the account."""
 _COMES_BACK = 0.2
-"""Share of the closed accounts that are opened again on a day."""
+"""Share of the closed accounts that are reopened on a day."""
 
 _NEVER_ORDERS = 0.2
 _FEWEST_TICKETS, _MOST_TICKETS = 4, 100
@@ -91,13 +91,13 @@ class Rows(Records):
     customer: Ints
     """Number of the customer; 0 is ``C-00000001``."""
     version: Versions
-    """Of each attribute that can change: ``version[EMAIL]`` and so on."""
+    """The version of each attribute that can change: ``version[EMAIL]`` and so on."""
     deleted: Bools
     updated_at: Ints
 
 
 class Customers:
-    """All customers at the end of a day, from the end of the history on; an element of each array is a customer.
+    """All customers at the end of a day, from the end of the history on. Each array has one element per customer.
 
     Attributes:
         day: the incremental day, 0 for the historical load.
@@ -109,13 +109,14 @@ class Customers:
         everyone = np.arange(plan.customers, dtype=np.int64)
         jitter = self._stream("signup").below(everyone, 1 << 20)
         self._signed_up = demand.signup_times(everyone, plan.customers, jitter)
-        # From when on an order may refer to the customer: for a latecomer not before the batch that delivers it.
+        # The time from which an ordinary order may name the customer. For a latecomer this is the day of the batch
+        # that delivers the customer.
         self._known_from = self._signed_up
         self._version = np.zeros((len(_CHANGE_WEIGHTS), plan.customers), dtype=np.int16)
         self._deleted = np.zeros(plan.customers, dtype=bool)
         self._updated_at = self._signed_up.copy()
         self._tickets = self._tickets_of(everyone)
-        # Closed at the beginning or the end of the day: such a customer places no order on it.
+        # Customers whose account is closed at the beginning or at the end of the day. They place no order on that day.
         self._away = self._deleted
 
         lifetime = demand.HISTORY_ENDS - self._signed_up
@@ -132,7 +133,7 @@ class Customers:
         self._open_the_shop()
 
     def next_day(self) -> None:
-        """Go on to the next day: changes, closings, returns and new customers."""
+        """Advance to the next day: changes, closed accounts, returns and new customers."""
         missed = self._missed_updates()
         self.day += 1
         stream = self._stream("day", self.day)
@@ -142,7 +143,7 @@ class Customers:
 
         chosen = stream.sample(range(known), max(1, round(known * _CHANGED_PER_DAY)))
         chosen = chosen[~was_deleted[chosen]]
-        # The first customer never leaves, so that at any scale there is someone who can order.
+        # The first customer never leaves, so that at any scale at least one customer can order.
         leaves = stream.named("leaves").chance(chosen, _LEAVES_INSTEAD) & (chosen > 0)
         leaving, changed = chosen[leaves], chosen[~leaves]
         closed = np.flatnonzero(was_deleted)
@@ -174,7 +175,7 @@ class Customers:
         self._late = missed[stream.named("late").sample(range(len(missed)), late)]
 
     def batch(self) -> Batch:
-        """Return what is delivered at the end of the day; to be written before the next day begins."""
+        """Return the batch of the day. It must be written before :meth:`next_day` is called again."""
         rows = self._rows
         orders = self._tickets[rows.customer] > 0
         flaws = Flaws.choose(
@@ -195,12 +196,12 @@ class Customers:
         )
 
     def draw(self, stream: Stream, orders: Ints, placed_at: Ints) -> Ints:
-        """Return who placed each order: a customer who is known and not away, frequent buyers more often."""
+        """Return the customer of each order: a known customer with an open account, frequent buyers more often."""
         members = np.searchsorted(self._known_from, placed_at, side="right")
         return self._lottery.draw(stream, orders, members, lambda customer, _: ~self._away[customer])
 
     def draw_latecomer(self, stream: Stream, orders: Ints, placed_at: Ints) -> Ints:
-        """Return who placed each early-arriving order: someone signed up whom the next batch delivers."""
+        """Return the customer of each early-arriving order: one who has signed up and is in the next batch."""
         members = np.searchsorted(self._latecomers, placed_at, side="right")
         return len(self._signed_up) + stream.below(orders, members)
 
@@ -221,7 +222,7 @@ class Customers:
         self._latecomers = since + (until - since) * np.arange(latecomers, dtype=np.int64) // max(1, latecomers)
 
     def _add(self, signed_up: Ints, known_from: Ints) -> None:
-        """Add customers; those who are known later than they signed up have ordered and so hold tickets."""
+        """Add customers. Those who become known only after their sign-up have already ordered, so they get tickets."""
         customers = len(self._signed_up) + np.arange(len(signed_up), dtype=np.int64)
         tickets = self._tickets_of(customers)
         tickets[(known_from > signed_up) & (tickets == 0)] = _FEWEST_TICKETS
@@ -236,14 +237,14 @@ class Customers:
         return Rows(customers, self._version[:, customers], self._deleted[customers], self._updated_at[customers])
 
     def _halfway(self, customers: Ints, what: Ints, since: Ints, stream: Stream) -> Rows:
-        """Return the customers between two known states: after ``since``, before their last update."""
+        """Return the customers in a state between two known ones: after ``since`` and before their last update."""
         rows = self._as_they_are(customers)
         rows.version[what, np.arange(len(customers))] -= 1
         between = stream.named("halfway").below(customers, rows.updated_at - since - 1)
         return replace(rows, updated_at=since + 1 + between)
 
     def _missed_updates(self) -> Rows:
-        """Return the updates that could still arrive late: between two states that were both delivered."""
+        """Return the updates that could still arrive late: each lies between two delivered states."""
         customers, what, since = self._changes
         fit = (self._tickets[customers] > 0) & (self._updated_at[customers] - since > 1)
         return self._halfway(customers[fit], what[fit], since[fit], self._stream("late", self.day))

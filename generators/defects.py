@@ -1,20 +1,20 @@
-"""Defects: what goes wrong with source files, injected at a stated rate so that finding it can be counted.
+"""Defects of source files, injected at a stated rate, so that the defects that a pipeline finds can be counted.
 
-A defect is a function from one good row to the row or rows that stand in its place. Which rows it strikes is
-decided so that no two defects meet and none causes another:
+A defect is a function from one good row to the row or rows that replace it. The rows are chosen so that no row gets
+two defects and no defect causes another:
 
-* *Spoiling* kinds destroy a row. They strike only rows that nothing else refers to: customers who never order,
+* *Spoiling* kinds destroy a row. They affect only rows to which no other row refers: customers who never order,
   products that never sell, one third of the orders.
-* *Doubling* kinds add a row beside a good one. They strike the others: customers who order, products that
+* *Doubling* kinds add a row beside a good one. They affect the other rows: customers who order, products that
   sell, another third of the orders.
-* ``late_update`` adds a row for a key of the previous batch, from among those that doubling may strike.
-* ``early_arriving_customer`` is not a damaged row but the truth: the shop's customer list arrives a batch late.
-  It strikes the last third of the orders.
+* ``late_update`` adds a row for a key of the previous batch, chosen from the rows that doubling may affect.
+* ``early_arriving_customer`` damages no row: the order is correct, but its customer arrives a batch later.
+  It affects the last third of the orders.
 * ``redelivered_file`` copies a whole file of the previous batch, defects included, on day 2 and every fifth day
   after it, at any rate above 0.
 
 A rate of 1 % means that one row in a hundred has one of the other defects, all kinds of the table equally often.
-A batch of 100 rows or more has at least one of each, so that a small incremental file shows them too.
+A batch of 100 rows or more has at least one of each kind, so that a small incremental file contains them too.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ HOW_TO_FIND = {
     "tie": "rows with key and updated_at of a row before them in the same batch, but other values",
     "late_update": "rows whose updated_at is before one that an earlier batch brought for the same key",
 }
-"""Kind to what is counted, in rows. Looked for in this order, each among the rows not counted before, every kind
-is found exactly as often as the manifest says."""
+"""How to find the rows of each kind. If a pipeline looks for the kinds in this order, each among the rows not counted
+before, it finds exactly the numbers in the manifest."""
 
 SPOILING = {
     "customers": ("null_email", "malformed_email", "null_key", "malformed_line"),
@@ -65,20 +65,20 @@ ROW_KINDS = {
     "products": (*SPOILING["products"], *DOUBLING, "late_update"),
     "orders": (*SPOILING["orders"], *DOUBLING, "late_update", "early_arriving_customer"),
 }
-"""Table to the kinds that share its rate."""
+"""The kinds that share the rate, by table."""
 
 _ENOUGH_ROWS = 100
 _FIRST_REDELIVERY, _REDELIVERY_EVERY = 2, 5
 
 _UNKNOWN_PRODUCTS = 9_000_000
-"""No catalogue is so large that it has a product with this number or a higher one."""
+"""No catalogue is large enough to have a product with this number or a higher one."""
 
 
 def rows_per_kind(plan: Plan, table: str, day: int, rows: int) -> int:
-    """Return how many rows of a batch each kind of defect strikes: ``rate * rows / kinds``, rounded by chance."""
+    """Return how many rows of a batch each kind of defect affects: ``rate * rows / kinds``, rounded at random."""
     if plan.defects == 0:
         return 0
-    # Nothing can be late in the historical load.
+    # The historical load has no late updates.
     kinds = len(ROW_KINDS[table]) - (day == 0)
     luck = plan.stream("defects", table, "rounding").unit(np.array([day]))
     count = int(plan.defects * rows / kinds + float(luck[0]))
@@ -86,7 +86,7 @@ def rows_per_kind(plan: Plan, table: str, day: int, rows: int) -> int:
 
 
 def early_orders(plan: Plan, day: int) -> int:
-    """Return how many orders of a day are by customers whom the customers file brings a batch later."""
+    """Return how many orders of a day belong to customers who are delivered only in the next batch."""
     placed = plan.orders if day == 0 else demand.orders_on(plan, day)
     return rows_per_kind(plan, "orders", day, placed)
 
@@ -102,14 +102,14 @@ def null_email(row: Row, variant: int) -> list[Row]:
 
 
 def malformed_email(row: Row, variant: int) -> list[Row]:
-    """The email is none: no @, two of them, nothing behind it, or a blank in it."""
+    """The email is no valid address: no @, two @, nothing after the @, or a blank."""
     name, domain = row["email"].split("@")
     broken = (f"{name}.{domain}", f"{name}@@{domain}", f"{name}@", f"{name} @{domain}")
     return [{**row, "email": broken[variant % len(broken)]}]
 
 
 def non_positive_quantity(row: Row, variant: int) -> list[Row]:
-    """The quantity is zero or negative, in turns."""
+    """The quantity is zero or negative, alternately."""
     return [{**row, "quantity": "0" if variant % 2 else f"-{row['quantity']}"}]
 
 
@@ -130,7 +130,7 @@ def null_key(row: Row, variant: int) -> list[Row]:
 
 
 def malformed_line(row: Row, variant: int) -> list[Row]:
-    """The line does not fit the schema: a field too few, one too many, or text for a number or date."""
+    """The line does not fit the schema: one field too few, one too many, or text instead of a number or date."""
     if variant % 3 == 0:
         return [dict(list(row.items())[:-1])]
     if variant % 3 == 1:
@@ -140,7 +140,7 @@ def malformed_line(row: Row, variant: int) -> list[Row]:
 
 
 def duplicate_row(row: Row, variant: int) -> list[Row]:
-    """The row is there twice."""
+    """The row occurs twice."""
     return [row, row]
 
 
@@ -172,7 +172,7 @@ DEFECTS: dict[str, Callable[[Row, int], list[Row]]] = {
 
 
 def csv_text(rows: Iterable[Iterable[str]]) -> str:
-    """Return rows as CSV lines; a field is quoted only if it has to be."""
+    """Return rows as CSV lines; a field is quoted only if it needs quotes."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
@@ -183,13 +183,13 @@ _NAMES = tuple(DEFECTS)
 
 @dataclass(frozen=True)
 class Flaws:
-    """Which rows of a batch get which defect; one array element per struck row, ascending by position.
+    """The rows of a batch that get a defect, and its kind. One array element per affected row, ordered by position.
 
     Args:
         columns: the header of the table.
-        positions: of the struck rows in the clean batch.
+        positions: the positions of the affected rows in the clean batch.
         kinds: index into the names of ``DEFECTS``.
-        variants: how many rows of the batch the kind has struck before.
+        variants: how many earlier rows of the batch have the same kind of defect.
     """
 
     columns: tuple[str, ...]
@@ -207,15 +207,15 @@ class Flaws:
         spoilable: range | Ints,
         doublable: range | Ints,
     ) -> Flaws:
-        """Let each kind strike ``per_kind`` rows, in turns along the batch, or fewer if there are not enough.
+        """Choose ``per_kind`` rows for each kind, or fewer if there are not enough. The kinds alternate in the batch.
 
         Args:
-            table: whose kinds they are.
-            columns: its header.
-            stream: where the random numbers come from.
-            per_kind: rows for each kind to strike.
-            spoilable: positions that a spoiling kind may strike.
-            doublable: positions that a doubling kind may strike; none of them is spoilable.
+            table: the table whose kinds of defect are used.
+            columns: the header of the table.
+            stream: the source of the random numbers.
+            per_kind: the number of rows for each kind.
+            spoilable: positions that a spoiling kind may affect.
+            doublable: positions that a doubling kind may affect; none of them is spoilable.
         """
         chosen, kinds, variants = [], [], []
         for family, members, names in (
@@ -232,13 +232,13 @@ class Flaws:
         return cls(columns, positions[order], np.concatenate(kinds)[order], np.concatenate(variants)[order])
 
     def counts(self) -> dict[str, int]:
-        """Return kind to the number of rows it strikes."""
+        """Return the number of affected rows by kind."""
         return dict(zip(_NAMES, np.bincount(self.kinds, minlength=len(_NAMES)).tolist(), strict=True))
 
     def inject(self, lines: pa.Array, first: int) -> pa.Array:
         """Return the CSV lines of the rows from position ``first`` on, with their defects.
 
-        An element that a doubling kind strikes holds two lines.
+        If a doubling kind affects a row, its element holds two lines.
         """
         start, stop = np.searchsorted(self.positions, [first, first + len(lines)])
         if start == stop:

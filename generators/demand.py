@@ -1,7 +1,7 @@
-"""When a shop is busy: customers who sign up, orders a day, orders an hour, promotions.
+"""The demand over time: customers who sign up, orders per day, orders per hour, promotions.
 
-Times are whole seconds since 1970-01-01 00:00:00 UTC, curves are whole-number weights, so that the arithmetic
-is exact everywhere.
+Times are whole seconds since 1970-01-01 00:00:00 UTC, and curves are whole-number weights. So the arithmetic is exact
+on every machine.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def midnight(day: date) -> int:
 
 
 OPENING = midnight(clock.HISTORY_START)
-"""The shop opens, and its first customer signs up."""
+"""The second in which the shop opens and its first customer signs up."""
 HISTORY_ENDS = midnight(clock.batch_date(1))
 """First second after the history."""
 HISTORY_DAYS = (HISTORY_ENDS - OPENING) // DAY
@@ -40,16 +40,16 @@ HISTORY_DAYS = (HISTORY_ENDS - OPENING) // DAY
 
 @dataclass(frozen=True)
 class Promotion:
-    """A yearly stretch of days with more orders and higher discounts."""
+    """A yearly period of days with more orders and higher discounts."""
 
     name: str
     month: int
     day: int
     days: int
     volume: int
-    """Orders in per cent of a normal day."""
+    """Orders in percent of a normal day."""
     discounts: tuple[int, ...]
-    """Per cent, for the six in ten orders that use it."""
+    """Discounts in percent; six in ten orders get one."""
 
     def covers(self, day: date) -> bool:
         """Tell whether the promotion runs on this day."""
@@ -65,13 +65,13 @@ PROMOTIONS = (
 _WEEKDAY = (98, 94, 93, 95, 102, 118, 122)
 """Orders from Monday to Sunday; people shop at the weekend."""
 _SEASON = (88, 86, 92, 95, 97, 95, 90, 88, 97, 103, 116, 136)
-"""Orders on the first day of each month; between two, a straight line."""
+"""Orders on the first day of each month; interpolated linearly between them."""
 _HOUR = (14, 8, 5, 3, 3, 5, 12, 24, 38, 50, 58, 62, 66, 60, 56, 56, 60, 68, 80, 96, 104, 92, 60, 30)
-"""Orders from midnight to midnight: a bump at lunch, a peak at 20:00."""
+"""Orders per hour from midnight to midnight: a small peak at lunch, the highest at 20:00."""
 
 _LAUNCH_DAYS = 14
 _LAUNCH_SHARE = 40
-"""Per cent of the year's customers who sign up in the first two weeks; the others follow evenly."""
+"""Percentage of the year's customers who sign up in the first two weeks; the others follow evenly."""
 
 _FINE = 1 << 20
 """Steps into which a day or a year is divided."""
@@ -85,12 +85,12 @@ def promotion_on(day: date) -> Promotion | None:
 def signup_times(positions: Ints, of: int, jitter: Ints) -> Ints:
     """Return when the customers at these positions of ``of`` signed up during the history, ascending.
 
-    The first one signs up in the first second, so that there is always someone who can order.
+    The first customer signs up in the first second, so that there is always a customer who can order.
 
     Args:
         positions: 0 to ``of - 1``.
-        of: customers of the historical load.
-        jitter: random, 0 to 2**20 - 1, which sets neighbours apart.
+        of: the number of customers in the historical load.
+        jitter: random numbers from 0 to 2**20 - 1, which separate neighbours.
     """
     share = (positions * _FINE + jitter) // of
     launch = _LAUNCH_DAYS * DAY
@@ -103,7 +103,7 @@ def signup_times(positions: Ints, of: int, jitter: Ints) -> Ints:
 
 
 def signups_on(plan: Plan, day: int) -> int:
-    """Return how many customers sign up on an incremental day: as many as on a late day of the history."""
+    """Return how many customers sign up on an incremental day: as many as on one of the last days of the history."""
     usual = plan.customers * (100 - _LAUNCH_SHARE) // 100 // (HISTORY_DAYS - _LAUNCH_DAYS)
     luck = plan.stream("demand", "signups").below(np.array([day]), 41)
     return max(1, usual * (80 + int(luck[0])) // 100)
@@ -132,10 +132,10 @@ def _history(plan: Plan) -> tuple[int, ...]:
 
 
 def historical_orders(plan: Plan) -> Ints:
-    """Return how many orders were placed before each day of the history, and all of them as last element."""
+    """Return how many orders were placed before each day of the history; the last element counts all orders."""
     weights = _history(plan)
     total = sum(weights)
-    # In Python's integers, because the products exceed 64 bits at a large scale.
+    # With Python's integers, because the products exceed 64 bits at a large scale.
     return np.array([0, *(plan.orders * w // total for w in accumulate(weights))], dtype=np.int64)
 
 
@@ -148,9 +148,9 @@ def time_of_day(position: Ints, of: Ints | int, jitter: Ints) -> Ints:
     """Return the second of the day of the orders at these positions of a day's ``of``, ascending.
 
     Args:
-        position: 0 to ``of - 1``, how many orders of the day came before.
-        of: orders of that day.
-        jitter: random, 0 to 2**20 - 1, which sets neighbours apart.
+        position: 0 to ``of - 1``, the number of earlier orders on the day.
+        of: the number of orders on that day.
+        jitter: random numbers from 0 to 2**20 - 1, which separate neighbours.
     """
     weights = np.array(_HOUR, dtype=np.int64)
     before = np.concatenate([[0], np.cumsum(weights)])

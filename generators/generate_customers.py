@@ -1,4 +1,4 @@
-"""Write the files of customers, and of no other table.
+"""Write the files of the table customers only.
 
 python -m generators.generate_customers --scale 1 --seed 42 --defects 0.01 --days 3
 """

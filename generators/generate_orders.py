@@ -1,4 +1,4 @@
-"""Write the files of orders, and of no other table.
+"""Write the files of the table orders only.
 
 python -m generators.generate_orders --scale 1 --seed 42 --defects 0.01 --days 3
 """

@@ -1,4 +1,4 @@
-"""Write the files of products, and of no other table.
+"""Write the files of the table products only.
 
 python -m generators.generate_products --scale 1 --seed 42 --defects 0.01 --days 3
 """

@@ -1,11 +1,11 @@
-"""The landing directory: CSV files that are either whole or not there.
+"""The landing directory: CSV files that are either complete or absent.
 
-The format is one that every reader agrees on: UTF-8, a header line, line feeds, a comma between fields, quotes
-only around a field that needs them (RFC 4180), an empty field for NULL, timestamps in UTC as
-``2025-03-01 14:03:22``, dates as ``2025-03-01``, money with two decimals, ``true`` and ``false``. Keys are text.
+Every CSV reader understands the format: UTF-8, a header line, line feeds, a comma between fields, quotes only around a
+field that needs them (RFC 4180), an empty field for NULL, timestamps in UTC as ``2025-03-01 14:03:22``, dates as
+``2025-03-01``, money with two decimals, ``true`` and ``false``. Keys are text.
 
-A file is written under a hidden name, ``.orders_historical.csv.part``, and renamed when it is complete: a
-reader that looks for ``*.csv`` sees no half of one, whenever the writer is killed.
+A file is written under a hidden name, ``.orders_historical.csv.part``, and renamed when it is complete. So a reader
+that looks for ``*.csv`` never sees an incomplete file, even if the writer is killed.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from generators.plan import PLACES, GeneratorError
 from generators.random_streams import Bools, Ints
 
 ROWS_PER_CHUNK = 1 << 16
-"""Rows in memory at a time; their columns fit a processor's cache."""
+"""Rows in memory at a time; their columns fit into a processor's cache."""
 ROWS_PER_FILE = 2_000_000
-"""A larger historical load is several files, which Spark reads in parallel."""
+"""A larger historical load is split into several files, which Spark reads in parallel."""
 
 _BEHIND_THE_END = 1 << 30
 
 
 def identifiers(prefix: str, digits: int, numbers: Ints) -> pa.Array:
     """Return business keys such as ``O-000000042``; as text they sort like their numbers."""
-    # One digit more keeps the leading zeros; the prefix takes its place.
+    # Adding 10**digits keeps the leading zeros; the prefix then replaces the first digit.
     return pc.binary_replace_slice(whole_numbers(10**digits + numbers), start=0, stop=1, replacement=prefix)
 
 
@@ -59,7 +59,7 @@ def dates(seconds: Ints) -> pa.Array:
 
 def money(cents: Ints) -> pa.Array:
     """Return cents as ``12.05``."""
-    # Arrow's decimal is a 128-bit integer with a scale: cents, widened by a word of zeros, are one already.
+    # Arrow's decimal is a 128-bit integer with a scale. Cents with a second 64-bit word of zeros have the same form.
     wide = np.zeros((len(cents), 2), dtype=np.int64)
     wide[:, 0] = cents
     return pa.Array.from_buffers(pa.decimal128(12, 2), len(cents), [None, pa.py_buffer(wide)]).cast(pa.string())
@@ -71,7 +71,7 @@ def flags(values: Bools) -> pa.Array:
 
 
 def joined(*parts: pa.Array | str) -> pa.Array:
-    """Return text put together from columns and constants, without a separator."""
+    """Return the concatenated text of columns and constants, without a separator."""
     return pc.binary_join_element_wise(*parts, "")
 
 
@@ -83,16 +83,16 @@ def null_where(mask: pa.Array, values: pa.Array) -> pa.Array:
 def csv_lines(columns: Sequence[pa.Array]) -> pa.Array:
     """Return one CSV line per row, line feed included.
 
-    The columns are text, quoted where it has to be; NULL becomes an empty field, but not in the last column.
+    The columns are text, quoted where necessary. NULL becomes an empty field, but is not allowed in the last column.
     """
-    # Appending to a column is ten times cheaper than joining once more: a slice behind every end is replaced.
+    # This appends the line feed by replacing an empty slice after each end: ten times cheaper than one more join.
     last = pc.binary_replace_slice(columns[-1], start=_BEHIND_THE_END, stop=_BEHIND_THE_END, replacement="\n")
     return pc.binary_join_element_wise(*columns[:-1], last, ",", null_handling="replace", null_replacement="")
 
 
 @dataclass(frozen=True)
 class Records:
-    """Base of a set of records as columns: an element of each array, along its last axis, is a record."""
+    """Base class of records stored as columns: each array has one element per record along its last axis."""
 
     def __len__(self) -> int:
         return int(self._columns()[0].shape[-1])
@@ -110,15 +110,15 @@ class Records:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one table delivers on one day.
+    """The delivery of one table on one day.
 
     Args:
         columns: the header.
-        rows: rows without defects.
+        rows: the number of rows without defects.
         lines: renders the clean rows from one position up to another as CSV lines.
-        flaws: what goes wrong with which of them.
-        late: lines of updates that should have come earlier; they end the batch.
-        early: rows whose customer is delivered a batch later.
+        flaws: the defects of these rows.
+        late: the lines of updates that should have come earlier; they are the end of the batch.
+        early: the number of rows whose customer is delivered a batch later.
     """
 
     table: str
@@ -130,12 +130,12 @@ class Batch:
     early: int = 0
 
     def defects(self) -> dict[str, int]:
-        """Return kind to the number of rows it strikes."""
+        """Return the number of affected rows by kind."""
         counts = {**self.flaws.counts(), "late_update": len(self.late), "early_arriving_customer": self.early}
         return {kind: counts[kind] for kind in ROW_KINDS[self.table]}
 
     def parts(self) -> list[range]:
-        """Return the positions that each file of the batch holds."""
+        """Return the positions of the rows in each file of the batch."""
         files = max(1, -(-self.rows // ROWS_PER_FILE))
         return [range(self.rows * n // files, self.rows * (n + 1) // files) for n in range(files)]
 
@@ -150,13 +150,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class LandedFile:
-    """A file that is whole, as the manifest describes it."""
+    """A complete file, as the manifest describes it."""
 
     path: str
     """Relative to the landing directory, with forward slashes."""
     bytes: int
     rows: int
-    """Lines below the header, whatever is wrong with them."""
+    """Lines below the header, defective lines included."""
     sha256: str
     redelivery_of: str | None = None
     """The earlier file of which this is a copy."""
@@ -167,12 +167,12 @@ def write_csv(landing: Path, path: str, columns: Sequence[str], chunks: Iterable
 
     Args:
         landing: the landing directory.
-        path: of the file in it, with forward slashes.
+        path: the path of the file in it, with forward slashes.
         columns: the header.
-        chunks: CSV lines; they are written as they come and not kept.
+        chunks: CSV lines; each chunk is written at once and not kept in memory.
 
     Raises:
-        GeneratorError: naming the path and the free space, if the operating system refuses. No part stays.
+        GeneratorError: if the operating system refuses, with the path and the free space. The partial file is removed.
     """
     digest = hashlib.sha256()
     size = rows = 0
@@ -182,7 +182,7 @@ def write_csv(landing: Path, path: str, columns: Sequence[str], chunks: Iterable
             write(text)
             digest.update(text)
             size += len(text)
-            # No field holds a line feed, so each one ends a line.
+            # No field contains a line feed, so each line feed ends a line.
             rows += int(np.count_nonzero(np.frombuffer(text, dtype=np.uint8) == ord("\n")))
     return LandedFile(path, size, rows - 1, digest.hexdigest())
 
@@ -191,7 +191,7 @@ def copy_file(landing: Path, original: LandedFile, path: str) -> LandedFile:
     """Deliver a file again under another name and return the description of the copy.
 
     Raises:
-        GeneratorError: if the original is not what it was when it was written.
+        GeneratorError: if the original has changed since it was written.
     """
     content = (landing / original.path).read_bytes()
     if hashlib.sha256(content).hexdigest() != original.sha256:
@@ -206,10 +206,10 @@ def copy_file(landing: Path, original: LandedFile, path: str) -> LandedFile:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Callable[[bytes | memoryview], object]]:
-    """Give a function that writes bytes; the file gets its name when the block ends without an error.
+    """Provide a function that writes bytes. The file gets its name when the block ends without an error.
 
     Raises:
-        GeneratorError: naming the path and the free space, if the operating system refuses. No part stays.
+        GeneratorError: if the operating system refuses, with the path and the free space. The partial file is removed.
     """
     part = path.with_name(f".{path.name}.part")
     try:
@@ -218,7 +218,7 @@ def whole_file(path: Path) -> Iterator[Callable[[bytes | memoryview], object]]:
             yield file.write
         part.replace(path)
     except BaseException as error:
-        with suppress(OSError):  # there may be none, and the first error is the one to report
+        with suppress(OSError):  # the partial file may be missing, and the first error is the one to report
             part.unlink()
         if isinstance(error, OSError):
             raise cannot_write(path, error) from error
@@ -230,14 +230,14 @@ def _texts(header: bytes, chunks: Iterable[pa.Array]) -> Iterator[memoryview]:
     yield memoryview(header)
     for lines in chunks:
         if len(lines):
-            # The values of an Arrow string array lie one behind the other: lines that end in a line feed are a file.
+            # An Arrow string array stores its values one after another: lines with line feeds are already the file.
             _, offsets, values = lines.buffers()
             ends = np.frombuffer(offsets, dtype=np.int32)
             yield memoryview(values)[ends[lines.offset] : ends[lines.offset + len(lines)]]
 
 
 def cannot_write(path: Path, error: OSError) -> GeneratorError:
-    """Return the error that says why a path cannot be written, how much space is free, and what to do."""
+    """Return an error that says why a path cannot be written, how much space is free, and what to do."""
     existing = next(parent for parent in path.absolute().parents if parent.is_dir())
     free = shutil.disk_usage(existing).free
     hint = (

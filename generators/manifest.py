@@ -1,7 +1,7 @@
-"""The manifest beside the files: what was generated, from which seed, and how many defects of which kind.
+"""The manifest beside the files: what was generated, from which seed, and how many defects of each kind.
 
-It is the account that a pipeline is checked against: rows that arrived, defects that were found. It lists whole
-files only and is replaced in one step when a run is complete.
+The results of a pipeline are checked against it: the rows that arrived and the defects that were found. It lists only
+complete files, and is replaced atomically when a run is complete.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ FILE_NAME = "manifest.json"
 
 @dataclass(frozen=True)
 class BatchEntry:
-    """What one table delivered on one batch date."""
+    """The delivery of one table on one batch date."""
 
     files: tuple[LandedFile, ...]
     defects: dict[str, int]
-    """Kind to rows struck; ``generators.defects.HOW_TO_FIND`` says what a row of each kind is."""
+    """The number of affected rows by kind; ``generators.defects.HOW_TO_FIND`` describes the rows of each kind."""
 
     @property
     def rows(self) -> int:
@@ -33,7 +33,7 @@ class BatchEntry:
 
 @dataclass
 class Manifest:
-    """Everything that a landing directory holds, by table and batch date (``2026-01-01``).
+    """The contents of a landing directory, by table and batch date (``2026-01-01``).
 
     Example:
         >>> manifest = Manifest.load(settings.raw)                                      # doctest: +SKIP
@@ -47,15 +47,15 @@ class Manifest:
 
     @property
     def path(self) -> Path:
-        """Where the manifest is."""
+        """The path of the manifest."""
         return self.landing / FILE_NAME
 
     def rows(self, table: str, batch_date: str | None = None) -> int:
-        """Return the rows of a table in its files, of one batch or of all."""
+        """Return the number of rows in the files of a table, for one batch or for all."""
         return sum(entry.rows for entry in self._entries(table, batch_date))
 
     def defects(self, table: str, batch_date: str | None = None) -> dict[str, int]:
-        """Return kind to rows struck in a table, of one batch or of all."""
+        """Return the number of affected rows of a table by kind, for one batch or for all."""
         total: dict[str, int] = {}
         for entry in self._entries(table, batch_date):
             for kind, rows in entry.defects.items():
@@ -72,7 +72,7 @@ class Manifest:
         return list(batches.values()) if batch_date is None else [batches[batch_date]]
 
     def save(self) -> None:
-        """Write the manifest, whole or not at all.
+        """Write the manifest atomically.
 
         Raises:
             GeneratorError: if the operating system refuses.
@@ -97,7 +97,7 @@ class Manifest:
         """Read the manifest of a landing directory.
 
         Raises:
-            GeneratorError: if there is none, or none that can be read.
+            GeneratorError: if the manifest is missing or cannot be read.
         """
         path = landing / FILE_NAME
         try:
@@ -121,10 +121,10 @@ class Manifest:
         return cls(landing, plan, tables)
 
     def check_files(self) -> None:
-        """Check that every listed file is there and as long as it was.
+        """Check that every listed file exists and still has its size.
 
         Raises:
-            GeneratorError: naming the first file that is not.
+            GeneratorError: if a file does not; the message names the first one.
         """
         for file in self.files():
             path = self.landing / file.path

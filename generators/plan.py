@@ -1,4 +1,4 @@
-"""What a run is asked for: a seed, a scale and a share of defects. Everything else follows from these three."""
+"""The inputs of a run: a seed, a scale and a share of defects. Everything else follows from these three."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from shared.errors import ShopMetricsError
 TABLES = ("customers", "products", "orders")
 
 VERSION = "1"
-"""Changes when the same seed would give other bytes; files of two versions never share a directory."""
+"""Raised when a code change makes the same seed give other bytes. Files of two versions never share a directory."""
 
 MAX_SCALE = 1_000.0
 MAX_DEFECTS = 0.2
 
 PLACES = "SHOPMETRICS_HOME, or --out of `python -m generators.generate_...`"
-"""How another directory is named, for the advice of an error."""
+"""How to choose another directory, for the hints of errors."""
 
 
 class GeneratorError(ShopMetricsError):
-    """Source files cannot be generated as asked, or not in this place."""
+    """Source files cannot be generated with these arguments or in this directory."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class Plan:
     """The three numbers that decide every byte of every source file.
 
     Args:
-        seed: of every random stream, 0 or more.
+        seed: the seed of every random stream, 0 or more.
         scale: 1 is 10,000 customers, 1,000 products and 100,000 orders in the historical load.
         defects: share of rows that get an injected defect, 0 to 0.2.
 
     Raises:
-        GeneratorError: naming the value, what was expected and what was given.
+        GeneratorError: if a value is invalid; the message says what was expected and what was given.
     """
 
     seed: int
@@ -55,7 +55,7 @@ class Plan:
                 f"defects must be a share from 0 to {MAX_DEFECTS:g}, got {self.defects!r}",
                 "0.01 is one row in a hundred, 0 gives clean files",
             )
-        # 1 and 1.0 are the same plan and must read the same in a manifest.
+        # 1 and 1.0 are the same plan, so a manifest must show them in the same way.
         object.__setattr__(self, "scale", float(self.scale))
         object.__setattr__(self, "defects", float(self.defects))
 
@@ -82,5 +82,5 @@ class Plan:
         return Stream(self.seed, *name)
 
     def identity(self) -> dict[str, Any]:
-        """Return what two runs must share for their files to lie in one directory."""
+        """Return the values that two runs must share if their files are in one directory."""
         return {**asdict(self), "version": VERSION}

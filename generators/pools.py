@@ -1,7 +1,7 @@
-"""Names, streets and cities to build customers and brands from, made once by Faker and kept in ``pools.json``.
+"""Names, streets and cities for customers and brands, generated once by Faker and stored in ``pools.json``.
 
-A row picks from the pools by position. They are kept because Faker's word lists change with its version, and
-the same seed must give the same bytes for ever. ``python -m generators.pools`` makes them again.
+A row picks from the pools by position. The pools are stored because Faker's word lists change with its version, and
+the same seed must always give the same bytes. ``python -m generators.pools`` generates the pools again.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from generators.random_streams import Ints
 POOLS_FILE = Path(__file__).with_name("pools.json")
 
 FIRST_NAMES, LAST_NAMES, STREETS, PLACES, BRANDS = 60, 100, 80, 60, 80
-"""How many of each there are: per country, but brands altogether."""
+"""The size of each pool: per country, but for brands the total."""
 
 
 @dataclass(frozen=True)
 class Country:
-    """Where customers live, and how an address and a phone number look there."""
+    """A country of customers, and the format of its addresses and phone numbers."""
 
     locale: str
     name: str
@@ -54,10 +54,10 @@ COUNTRIES = (
 
 @dataclass(frozen=True)
 class Pools:
-    """The pools as Arrow text, ready to go into a CSV line, those of the countries one behind the other.
+    """The pools as Arrow text, ready for a CSV line. Each pool holds the texts of all countries, one after another.
 
-    Element ``country * SIZE + n`` is the *n*-th of a country. Texts with a comma are in quotes already; a
-    street is cut where the house number belongs.
+    Element ``country * SIZE + n`` is the *n*-th element of a country. Texts with a comma are already in quotes. A
+    street is split where the house number belongs.
     """
 
     country: pa.Array
@@ -75,7 +75,7 @@ class Pools:
 
 
 def quoted(text: str) -> str:
-    """Return a CSV field, in quotes if it needs them (RFC 4180).
+    """Return a CSV field, quoted if necessary (RFC 4180).
 
     >>> quoted("12, rue Pasteur"), quoted("Storgatan 7")
     ('"12, rue Pasteur"', 'Storgatan 7')
@@ -84,7 +84,7 @@ def quoted(text: str) -> str:
 
 
 def email_part(name: str) -> str:
-    """Return a name as it can stand in an email address.
+    """Return a name in a form that an email address may contain.
 
     >>> email_part("João Felipe"), email_part("O'Łucki")
     ('joao-felipe', 'olucki')
@@ -154,7 +154,7 @@ def make_pools(seed: int = 42) -> dict[str, Any]:
 
     def brand(company: str) -> str:
         first_word = re.split(r"[^\w]", company)[0]
-        # Shorter words are the particles of names: de, van, Le.
+        # Shorter words are particles of names: de, van, Le.
         return first_word if len(first_word) > 3 else brand(fake.company())
 
     fake = Faker(["en_US", "de_DE", "fr_FR", "it_IT", "nl_NL"])

@@ -1,14 +1,14 @@
-"""Sends the clickstream to Kafka, live or as a replay, and keeps an account of what was sent.
+"""Sends the clickstream to Kafka, live or as a replay, and records what was sent.
 
     python -m generators.produce_clickstream --day 1 --speedup 0
 
-Live, the default, an event is sent when its time has come, until Ctrl-C. A replay sends a stretch of event time: a day
-of the shop's calendar, or any other. Sending is idempotent and keyed by user: each message is in the topic once and
-a user's messages are in order, also if the broker was away for a while. A message that cannot be delivered ends the
-run, with an error that says how many are missing.
+A live run, the default, sends each event at its time, until Ctrl-C. A replay sends a stretch of event time: a day of
+the shop's calendar, or any other. The producer is idempotent and messages are keyed by user. So each message is in the
+topic once and a user's messages are in order, even if the broker was unavailable for a while. If a message cannot be
+delivered, the run ends with an error that says how many are missing.
 
-The account has two files, whose names hold the clickstream and the start of the stretch: a manifest, and a table of the
-sessions. A repeated run replaces its own.
+The run writes two files: a manifest, and a table of the sessions. Their names contain the start of the stretch and the
+id of the clickstream. A repeated run replaces the files of the earlier run.
 """
 
 from __future__ import annotations
@@ -74,12 +74,12 @@ EXAMPLE = "Example: `python -m generators.produce_clickstream --day 1 --rate 5 -
 
 _HOUR = 3_600_000
 _BETWEEN_POLLS = 1_000
-"""Messages handed over before deliveries are counted."""
+"""Number of messages that are handed over between two counts of deliveries."""
 _LONGEST_WAIT = 0.1
-"""Seconds for which nothing but Kafka is listened to; so long a Ctrl-C may take."""
+"""The longest wait for Kafka in one call, in seconds; a Ctrl-C takes effect after it."""
 _CONNECT_TIMEOUT = 15.0
 _DELIVERY_TIMEOUT = 30.0
-"""Seconds after which a message that no broker took counts as lost."""
+"""Seconds after which a message counts as lost if no broker has taken it."""
 
 _REFUSALS = (
     KafkaError._AUTHENTICATION,
@@ -101,14 +101,14 @@ def stretch(
     hours: str | None = None,
     **arguments: Any,
 ) -> ClickstreamPlan:
-    """Return the plan of a day of the virtual calendar, of any stretch, or of one that begins now.
+    """Return the plan of a day of the virtual calendar, of any stretch of time, or of a stretch that begins now.
 
     Args:
-        day: from midnight to midnight of this day, 0 is the last day of the history; ``duration`` shortens it.
-        start: any first instant. Neither of the two means now, on the second.
-        duration: seconds of event time; without it a stretch that is no day goes on without end.
-        hours: ``even`` or ``shop``; without it, ``shop`` for a whole day and ``even`` for everything else.
-        arguments: the others of :class:`~generators.clickstream.ClickstreamPlan`.
+        day: this day from midnight to midnight; 0 is the last day of the history. ``duration`` makes it shorter.
+        start: any first instant. Without day and start, the stretch begins now, at a whole second.
+        duration: seconds of event time. Without it a stretch that is not a day has no end.
+        hours: ``even`` or ``shop``; defaults to ``shop`` for a whole day and to ``even`` otherwise.
+        arguments: the other arguments of :class:`~generators.clickstream.ClickstreamPlan`.
 
     Raises:
         GeneratorError: if both a day and a start are given, the duration is longer than the day, or an argument is
@@ -156,35 +156,35 @@ def produce(
     manifest_dir: Path | str | None = None,
     progress: bool = True,
 ) -> ClickstreamManifest:
-    """Send a stretch of the clickstream to a topic, and return the account once all is delivered.
+    """Send a stretch of the clickstream to a topic, and return the manifest once every message is delivered.
 
-    The messages, their order and their keys are a function of the arguments other than ``cluster``, ``speedup`` and
+    The messages, their order and their keys depend only on the arguments other than ``cluster``, ``speedup`` and
     ``topic``: a repeated replay sends the same messages again. Ctrl-C, in the main thread, ends the stretch at the
-    last message sent: what was held back follows, deliveries are awaited, and the account is that of the shorter
-    stretch. A second Ctrl-C gives up: no account is written.
+    last sent message. The waiting late messages are then sent, all deliveries are awaited, and the manifest describes
+    the shorter stretch. A second Ctrl-C aborts the run, and no manifest is written.
 
     Args:
         cluster: configuration of a ``confluent_kafka`` client, such as ``kafka.connect().client_config()``.
-        seed: of every random stream.
-        scale: decides which customers and products there are; as for ``generate``.
+        seed: the seed of every random stream.
+        scale: determines the customers and products, as for ``generate``.
         day: replay this day of the virtual calendar.
         start: replay from this instant on. Without day and start the run is live: it begins now.
         rate: events per second of event time, as the mean over a day.
         duration: seconds of event time.
-        speedup: how many times as fast as the clock event time runs; 0 means as fast as possible.
+        speedup: the speed of event time as a multiple of the clock's; 0 means as fast as possible.
         hours: ``even`` or ``shop``, see :func:`stretch`.
         duplicates: share of the events that are sent twice.
-        late: share of the events that are held back by 2 to 120 minutes of event time.
+        late: share of the events that are sent 2 to 120 minutes of event time late.
         malformed: malformed messages, as a share of the events.
         schema_version: 1, or 2 with the field ``campaign``.
-        topic: must exist.
-        manifest_dir: where the account is written; ``raw/clickstream`` in the home if it is not given.
-        progress: show a bar on a terminal if it takes longer than a second.
+        topic: the topic, which must exist.
+        manifest_dir: the folder of the manifest; defaults to ``raw/clickstream`` in the home.
+        progress: show a progress bar on a terminal if the run takes longer than a second.
 
     Raises:
-        GeneratorError: if an argument is out of range, or the account cannot be written. Also if the cluster does not
-            answer, refuses the credentials, has no such topic, or did not take every message; the account of what was
-            sent is then written all the same.
+        GeneratorError: if an argument is out of range, or the manifest cannot be written. Also if the cluster does not
+            answer, refuses the credentials, has no such topic, or did not take every message. In the last case the
+            manifest is still written.
 
     Example:
         >>> produce(kafka.connect().client_config(), day=1, speedup=0).delivered        # doctest: +SKIP
@@ -228,7 +228,7 @@ def produce(
 
 
 def _send(stream: Clickstream, sender: _Sender, account: _Account, bar: _Progress, pace: _Pace) -> None:
-    """Send the stretch, or what of it comes before Ctrl-C or before a message is lost."""
+    """Send the stretch, until its end, until Ctrl-C or until a message is lost."""
     end = stream.plan.start_ms
     for batch in stream.batches():
         sent = sender.send(batch, pace.due, bar.show)
@@ -244,32 +244,32 @@ def _send(stream: Clickstream, sender: _Sender, account: _Account, bar: _Progres
 
 
 class _Pace:
-    """When a message is due, on the monotonic clock."""
+    """Calculates on the monotonic clock when a message is due."""
 
     def __init__(self, plan: ClickstreamPlan, speedup: float, live: bool) -> None:
         self._per_ms = 0.001 / speedup if speedup else 0.0
         self._start = plan.start_ms
-        # A live stretch begins on the second, which has begun already.
+        # A live stretch begins at a whole second, which is slightly in the past.
         self._begun = time.monotonic() - (time.time() - plan.start_ms / 1_000 if live else 0)
 
     def due(self, send_at: int) -> float:
-        """Return the instant on the monotonic clock at which a message is to be sent."""
+        """Return when a message must be sent, on the monotonic clock."""
         return self._begun + (send_at - self._start) * self._per_ms
 
 
 class _Sender:
-    """Hands messages to Kafka and counts what becomes of them."""
+    """Hands messages to Kafka, and counts the delivered and the refused ones."""
 
     def __init__(self, cluster: Config, topic: str, interrupted: threading.Event, prompt: bool) -> None:
         self.sent = 0
-        """Messages handed over: those that are delivered, refused, or on their way."""
+        """Messages handed over: delivered, refused, or still on their way."""
         self.delivered = 0
         self.refused: Counter[str] = Counter()
-        """Kafka's name of the error to messages that were not delivered."""
+        """The number of undelivered messages by Kafka's name of the error."""
         self.problem: KafkaError | None = None
-        """The first error after which sending on makes no sense."""
+        """The first error after which the run must stop sending."""
         self._hopeless = False
-        """Whether that error is the fate of everything that still waits, too."""
+        """Whether all waiting messages will fail with this error too."""
         self._topic = topic
         self._interrupted = interrupted
         self._servers = cluster.get("bootstrap.servers", "")
@@ -277,15 +277,15 @@ class _Sender:
             {
                 "enable.idempotence": True,
                 "acks": "all",
-                # The partition that Kafka's own clients choose for a key. What has none goes to one partition, always
-                # the same, so that a replay fills the partitions alike.
+                # This chooses the same partition for a key as Kafka's own clients. Messages without a key all go to
+                # one fixed partition, so that a replay fills the partitions in the same way.
                 "partitioner": "murmur2",
                 "compression.type": "lz4",
                 "linger.ms": 5 if prompt else 20,
                 "message.timeout.ms": round(_DELIVERY_TIMEOUT * 1_000),
-                # The topic has been seen: if it is gone, it is not a new one that has yet to come.
+                # The topic is known to exist. If it is missing later, it was deleted, so a long wait for it is useless.
                 "topic.metadata.propagation.max.ms": 10_000,
-                # Attempts that fail are followed by others; what is final is reported below.
+                # The client retries failed attempts. `_on_error` and `_on_delivery` report the final errors.
                 "log_level": 0,
                 **cluster,
                 "error_cb": self._on_error,
@@ -326,14 +326,14 @@ class _Sender:
         due: Callable[[int], float] | None = None,
         show: Callable[[int, int], None] | None = None,
     ) -> int:
-        """Hand over the messages of a batch, each when it is due, and return how many.
+        """Hand over the messages of a batch, each when it is due, and return how many were handed over.
 
-        They are fewer than the batch has if a message was lost or, unless ``due`` is None, after Ctrl-C.
+        The number is smaller than the batch if a message was lost or, unless ``due`` is None, after Ctrl-C.
 
         Args:
             batch: the messages.
-            due: gives the instant, on the monotonic clock, for which a message is planned; None means now.
-            show: called from time to time with the messages handed over so far and the event time reached.
+            due: returns the planned time of a message on the monotonic clock; without it all are sent at once.
+            show: called from time to time with the number of messages handed over and the event time reached.
         """
         sent = self._send(batch, due, show or (lambda sent, send_at: None))
         self.sent += sent
@@ -362,7 +362,7 @@ class _Sender:
                     produce(topic, value, key, on_delivery=on_delivery)
                     break
                 except BufferError:
-                    # A delivery makes room. Where there is none, messages time out in the end and make room too.
+                    # The queue is full. A delivery makes room in it. Without deliveries, messages finally time out.
                     poll(_LONGEST_WAIT)
                 except KafkaException as error:
                     self._on_delivery(error.args[0], None)
@@ -376,7 +376,7 @@ class _Sender:
                 self._producer.purge()
 
     def why(self) -> tuple[str, str]:
-        """Return what is wrong, and what to do about it."""
+        """Return the problem, and what to do about it."""
         if self.problem is None:
             raise ValueError("nothing is wrong")
         return _said(self.problem, self._topic, self._servers)
@@ -392,14 +392,14 @@ class _Sender:
         self.refused[(self.problem if purged else error).name()] += 1
 
     def _on_error(self, error: KafkaError) -> None:
-        # Brokers that are away may come back, and are tried again. Who is refused or fenced off stays so.
+        # The client tries an unavailable broker again. Refused credentials and a fenced producer are final.
         if error.fatal() or error.code() in _REFUSALS:
             self._hopeless = True
             self.problem = self.problem or error
 
 
 def _said(error: KafkaError, topic: str, servers: object) -> tuple[str, str]:
-    """Return what a Kafka error means here, and what to do about it."""
+    """Return the meaning of a Kafka error for this producer, and what to do about it."""
     match error.code():
         case KafkaError._AUTHENTICATION | KafkaError.SASL_AUTHENTICATION_FAILED:
             return (
@@ -432,10 +432,10 @@ def _undelivered(manifest: ClickstreamManifest, sender: _Sender) -> GeneratorErr
 
 @contextmanager
 def _interrupts() -> Iterator[threading.Event]:
-    """Give an event that the first Ctrl-C sets; the second raises KeyboardInterrupt as usual."""
+    """Provide an event that the first Ctrl-C sets; the second Ctrl-C raises KeyboardInterrupt as usual."""
     interrupted = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield interrupted  # signals are the main thread's
+        yield interrupted  # only the main thread can handle signals
         return
 
     def on_interrupt(number: int, frame: FrameType | None) -> None:
@@ -455,18 +455,18 @@ def _interrupts() -> Iterator[threading.Event]:
 
 @dataclass(frozen=True)
 class HourAccount:
-    """What lies in one hour of event time."""
+    """The counts of one hour of event time."""
 
     events: int
     """Valid events, each once."""
     sessions: int
-    """Sessions whose first event lies in it."""
+    """Sessions whose first event lies in the hour."""
     purchases: int
 
 
 @dataclass(frozen=True)
 class ClickstreamManifest:
-    """The account of one run: what a consumer must find in the topic.
+    """The record of one run: what a consumer must find in the topic.
 
     Example:
         >>> manifest = ClickstreamManifest.load(path)                                   # doctest: +SKIP
@@ -480,12 +480,12 @@ class ClickstreamManifest:
     end: str
     """``complete``, ``interrupted`` by Ctrl-C, or ``failed``."""
     until: str
-    """First instant after the events, ISO 8601; the end of the stretch unless the run ended before."""
+    """First instant after the events, ISO 8601; the end of the stretch, unless the run ended earlier."""
     sent: int
-    """Messages handed to Kafka: those delivered and those that failed."""
+    """Messages handed to Kafka: the delivered and the failed ones."""
     delivered: int
     failed_by_reason: dict[str, int]
-    """Kafka's name of the error to messages that were not delivered."""
+    """The number of undelivered messages by Kafka's name of the error."""
     events: int
     """Valid events, each once."""
     sessions: int
@@ -493,9 +493,9 @@ class ClickstreamManifest:
     first_event_ts: str | None
     last_event_ts: str | None
     defects: dict[str, int]
-    """Kind to messages; :data:`generators.clickstream.DEFECTS` says what a message of each kind is."""
+    """The number of messages by kind; :data:`generators.clickstream.DEFECTS` describes the messages of each kind."""
     hours: dict[str, HourAccount]
-    """Start of each hour, ISO 8601, to what lies in it."""
+    """The counts of each hour, by its start in ISO 8601."""
 
     @property
     def failed(self) -> int:
@@ -504,23 +504,23 @@ class ClickstreamManifest:
 
     @property
     def added(self) -> int:
-        """Messages that bring no new event: duplicates and malformed ones."""
+        """Messages without a new event: duplicates and malformed messages."""
         return sum(count for kind, count in self.defects.items() if kind != "late")
 
     @property
     def sessions_path(self) -> Path:
-        """The sessions, as CSV with the header :data:`SESSION_COLUMNS`."""
+        """The path of the sessions, a CSV file with the header :data:`SESSION_COLUMNS`."""
         return sessions_path(self.path)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what the file holds."""
+        """Return the content of the file."""
         content = asdict(self)
         del content["path"]
         content["plan"]["start"] = instant(self.plan.start_ms)
         return content
 
     def save(self) -> None:
-        """Write the manifest, whole or not at all.
+        """Write the manifest atomically.
 
         Raises:
             GeneratorError: if the operating system refuses.
@@ -533,7 +533,7 @@ class ClickstreamManifest:
         """Read a manifest.
 
         Raises:
-            GeneratorError: if there is none, or none that can be read.
+            GeneratorError: if the manifest is missing or cannot be read.
         """
         path = Path(path)
         try:
@@ -560,7 +560,7 @@ def manifest_path(folder: Path, plan: ClickstreamPlan) -> Path:
 
 
 class _Account:
-    """Adds up what is sent. A session is written out when it is complete, so memory does not grow with the run."""
+    """Counts what is sent. A complete session is written to the file at once, so memory does not grow with the run."""
 
     def __init__(self, plan: ClickstreamPlan, topic: str, folder: Path) -> None:
         self.end = "complete"
@@ -585,7 +585,7 @@ class _Account:
         self._file.__exit__(*error)
 
     def add(self, batch: Batch, sent: int) -> None:
-        """Take in the first so many messages of a batch."""
+        """Count the first ``sent`` messages of a batch."""
         rows = batch.rows[:sent]
         self._kinds.update(dict(zip(KINDS, np.bincount(rows.kind, minlength=len(KINDS)).tolist(), strict=True)))
         events = rows[rows.carries_event]
@@ -597,15 +597,15 @@ class _Account:
         self._write_out(self._unfinished.add(rows))
 
     def finish(self, sender: _Sender) -> None:
-        """Write out the sessions that were cut short, when nothing more will be sent or delivered."""
+        """Write the incomplete sessions to the file, after all messages are sent and delivered or lost."""
         self._write_out(self._unfinished.close())
         if sender.problem:
             self.end = "failed"
-        # It speaks of sessions that are about to be replaced.
+        # The old manifest describes sessions that are about to be replaced.
         self._path.unlink(missing_ok=True)
 
     def manifest(self, sender: _Sender) -> ClickstreamManifest:
-        """Return the account."""
+        """Return the manifest of what was sent."""
         hours = range(min(self._events_in, default=0), max(self._events_in, default=-1) + 1)
         return ClickstreamManifest(
             path=self._path,
@@ -658,7 +658,7 @@ def _count_hours(counts: Counter[int], moments: Ints) -> None:
 
 
 class _Progress:
-    """A bar on standard error, if that is a terminal and the run takes longer than a second."""
+    """A progress bar on standard error, if that is a terminal and the run takes longer than a second."""
 
     _PATIENCE = 1.0
     _BETWEEN_LOOKS = 0.2
@@ -678,7 +678,7 @@ class _Progress:
             self._bar.stop()
 
     def show(self, sent: int, send_at: int) -> None:
-        """Say how many messages are sent, and which event time is reached."""
+        """Show how many messages are sent, and which event time is reached."""
         now = time.monotonic()
         if not self._wanted or now < self._next_look:
             return
@@ -773,7 +773,7 @@ def command(
 
 
 def overview(manifest: ClickstreamManifest, seconds: float) -> Table:
-    """Return a table for people: what was sent, and how fast."""
+    """Return a table for display: what was sent, and how fast."""
     view = Table(title=f"{manifest.topic}  {manifest.end}", title_justify="left", show_edge=False, show_header=False)
     view.add_column("what")
     view.add_column("count", justify="right")
@@ -804,7 +804,7 @@ def _parse_start(text: str) -> datetime:
 def main() -> None:
     """Run the command line.
 
-    Exits with status 1 and the error's sentence, without a traceback, if not everything was delivered.
+    If not everything was delivered, it prints the error message without a traceback and exits with status 1.
     """
     app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
     app.command(epilog=EXAMPLE)(command)

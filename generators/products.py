@@ -1,8 +1,8 @@
 """Products: a catalogue of eight categories whose prices change and from which some products disappear.
 
-The historical file has one row per product, as it is at the end of the history. Prices changed before, up to
-three times, and an order of last spring has last spring's price. A daily file has the products whose price
-changed on that day or that were discontinued.
+The historical file has one row per product, with its state at the end of the history. During the history a price
+changed up to three times, and an order of last spring has last spring's price. A daily file has the products whose
+price changed on that day or that were discontinued.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ COLUMNS = ("product_id", "product_name", "category", "brand", "list_price", "is_
 
 @dataclass(frozen=True)
 class Category:
-    """A category: what it sells, and from how many to how many whole currency units."""
+    """A category: its products, and its lowest and highest price in whole currency units."""
 
     name: str
     weight: int
@@ -63,21 +63,21 @@ _STYLES = (
 )
 
 _PRICE_CHANGES = 3
-"""A product's price changes at most so often in the history, once in each of as many equal periods."""
+"""The history has this many equal periods, and a product's price changes at most once in each."""
 _CHANGES_IN_PERIOD = 0.4
 _DISCONTINUED_IN_HISTORY = 0.03
 _CLEARANCE_DAYS = 31
-"""Products are discontinued in the last days of the history, in which no price changes."""
+"""In the history, products are discontinued only in these last days, in which no price changes."""
 _CHANGED_PER_DAY = 0.02
 _DISCONTINUED_INSTEAD = 0.04
-"""Share of a day's changes after which a product is no longer sold."""
+"""Share of a day's changes that discontinue the product."""
 
 _NEVER_SELLS = 0.12
 _FEWEST_TICKETS, _MOST_TICKETS = 8, 400
 
 
 def charm_price(cents: Ints) -> Ints:
-    """Return the price of the same whole units that ends in 99 cents.
+    """Return the price with the same whole units and 99 cents.
 
     >>> charm_price(np.array([1200, 1299]))
     array([1299, 1299])
@@ -102,7 +102,7 @@ class Rows(Records):
 
 
 class Products:
-    """The catalogue at the end of a day, from the end of the history on; an element of each array is a product.
+    """The catalogue at the end of a day, from the end of the history on. Each array has one element per product.
 
     Attributes:
         day: the incremental day, 0 for the historical load.
@@ -112,7 +112,7 @@ class Products:
         self.plan = plan
         self.day = 0
         everything = np.arange(plan.products, dtype=np.int64)
-        # The first eight are one of each category; they are always sold.
+        # The first eight products cover the eight categories. They always sell and are never discontinued.
         self._category = self._stream("category").pick(everything, [c.weight for c in CATEGORIES])
         self._category[: len(CATEGORIES)] = np.arange(len(CATEGORIES))
         self._updated_at = np.full(plan.products, demand.OPENING, dtype=np.int64)
@@ -123,7 +123,7 @@ class Products:
         self._sells = tickets > 0
         self._lottery = Lottery(tickets)
 
-        # Prices in the order in which they came: row n + 1 holds for the products whose change n has passed.
+        # Prices in the order of the changes: row n + 1 is valid for a product after its change n.
         self._cents = self._first_price()[np.newaxis]
         self._changes_at = np.empty((0, plan.products), dtype=np.int64)
         period = (demand.HISTORY_DAYS - _CLEARANCE_DAYS) * demand.DAY // _PRICE_CHANGES
@@ -142,7 +142,7 @@ class Products:
         self._late = self._rows[:0]
 
     def next_day(self) -> None:
-        """Go on to the next day: price changes and discontinued products."""
+        """Advance to the next day: price changes and discontinued products."""
         missed = self._missed_updates()
         self.day += 1
         stream = self._stream("day", self.day)
@@ -163,7 +163,7 @@ class Products:
         self._late = missed[stream.named("late").sample(range(len(missed)), late)]
 
     def batch(self) -> Batch:
-        """Return what is delivered at the end of the day; to be written before the next day begins."""
+        """Return the batch of the day. It must be written before :meth:`next_day` is called again."""
         rows = self._rows
         sells = self._sells[rows.product]
         flaws = Flaws.choose(
@@ -184,7 +184,7 @@ class Products:
         )
 
     def draw(self, stream: Stream, orders: Ints, placed_at: Ints) -> Ints:
-        """Return what each order buys: a product that is sold at that moment, popular ones more often."""
+        """Return the product of each order: one that is for sale at that moment, popular products more often."""
         return self._lottery.draw(
             stream, orders, len(self._sells), lambda product, at: placed_at[at] < self._sold_until[product]
         )
@@ -192,7 +192,7 @@ class Products:
     def price_at(self, products: Ints, moments: Ints) -> Ints:
         """Return the list price of each product at a moment, in cents.
 
-        Of moments before this day only those of the history are known, and only on day 0.
+        Moments before the current day are valid only on day 0, and there only those of the history.
         """
         cents: Ints = self._cents[0][products]
         for changes_at, changed in zip(self._changes_at, self._cents[1:], strict=True):
@@ -203,7 +203,7 @@ class Products:
         return self.plan.stream(TABLE, *name)
 
     def _first_price(self) -> Ints:
-        """Return prices between the cheapest and the dearest of a category, most of them near the cheapest."""
+        """Return prices between the lowest and the highest price of a category, most of them near the lowest."""
         everything = np.arange(self.plan.products, dtype=np.int64)
         cheapest = np.array([c.cheapest for c in CATEGORIES])[self._category] * 100
         dearest = np.array([c.dearest for c in CATEGORIES])[self._category] * 100
@@ -235,7 +235,7 @@ class Products:
         return Rows(products, self._cents[-1][products], active, self._updated_at[products])
 
     def _missed_updates(self) -> Rows:
-        """Return the updates that could still arrive late: between two states that were both delivered."""
+        """Return the updates that could still arrive late: each lies between two delivered states."""
         since, until = self._updated_before[self._touched], self._updated_at[self._touched]
         fit = self._sells[self._touched] & (until - since > 1)
         products, since, until = self._touched[fit], since[fit], until[fit]

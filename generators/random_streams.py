@@ -1,10 +1,10 @@
-"""Random numbers that are addressed instead of drawn: number *i* of a stream is a hash of its name and *i*.
+"""Random numbers by index: number *i* of a stream is a hash of the seed, the stream's name and *i*.
 
-A generator such as ``numpy.random`` has a state, so its millionth number exists only after the 999,999 before
-it, and a change of chunk size or of library version changes everything behind it. Here a number depends on
-``(seed, name, index)`` alone. Chunks can be of any size, one order can be made again without the others, one
-table without the rest, and every machine gets the same bytes: only 64-bit integer arithmetic, division and
-square roots are used, which IEEE 754 defines to the last bit (``exp``, ``log`` and ``pow`` it does not).
+A generator such as ``numpy.random`` has a state: its millionth number exists only after the 999,999 numbers before
+it, and another chunk size or library version changes all later numbers. Here a number depends on
+``(seed, name, index)`` alone. So chunks can have any size, one order can be generated without the others, and one
+table without the rest. Every machine gets the same bytes, because only 64-bit integer arithmetic, division and square
+roots are used. IEEE 754 defines these to the last bit, but not ``exp``, ``log`` and ``pow``.
 
 The hash is the output function of SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number
 Generators, OOPSLA 2014), 2 ns a number.
@@ -31,8 +31,8 @@ class Stream:
     """An endless, named sequence of random 64-bit words that can be read at any index.
 
     Args:
-        seed: of the whole run.
-        name: what the numbers are for, for example ``("orders", "quantity")``. Streams of different names
+        seed: the seed of the whole run.
+        name: the use of the numbers, for example ``("orders", "quantity")``. Streams of different names
             are independent.
 
     Example:
@@ -50,7 +50,7 @@ class Stream:
         self._key = np.uint64(int.from_bytes(hashlib.sha256(label.encode()).digest()[:8], "little"))
 
     def named(self, *name: str | int) -> Stream:
-        """Return the stream of this name below this one."""
+        """Return a stream whose name is this stream's name followed by the given name."""
         return Stream(self._seed, *self._name, *name)
 
     def words(self, index: Ints) -> Words:
@@ -73,7 +73,7 @@ class Stream:
         return ((self.words(index) >> np.uint64(11)) + np.uint64(1)).astype(np.float64) / 2.0**53
 
     def chance(self, index: Ints, share: float) -> Bools:
-        """Return true at this share of the indices."""
+        """Return booleans, one per index; this share of them is true."""
         return self.unit(index) <= share
 
     def pick(self, index: Ints, weights: Sequence[int]) -> Ints:
@@ -82,9 +82,9 @@ class Stream:
         return np.searchsorted(steps, self.below(index, int(steps[-1])), side="right").astype(np.int64)
 
     def sample(self, members: range | Ints, count: int) -> Ints:
-        """Return ``count`` different members, in their order and evenly spread; all of them if they are fewer.
+        """Return ``count`` different members, in their order and evenly spread; all members if there are fewer.
 
-        One is taken from each of ``count`` equal stretches, so a range of millions need not become an array.
+        One member is taken from each of ``count`` equal parts, so a range of millions need not become an array.
         """
         count = min(count, len(members))
         edges = np.arange(count + 1, dtype=np.int64) * len(members) // max(1, count)
@@ -95,23 +95,22 @@ class Stream:
 def heavy_tail(uniform: npt.NDArray[np.float64], smallest: int, largest: int) -> Ints:
     """Return whole numbers with a Pareto tail of exponent 4/3: most are near ``smallest``, few near ``largest``.
 
-    The exponent is one that needs only square roots: ``u ** 0.75 == sqrt(u) * sqrt(sqrt(u))``.
+    This exponent needs only square roots: ``u ** 0.75 == sqrt(u) * sqrt(sqrt(u))``.
 
     Args:
-        uniform: evenly distributed in ``(0, 1]``; the smaller, the larger the result.
-        smallest: where the tail begins.
-        largest: where it bends towards a limit, since nobody orders every hour.
+        uniform: numbers evenly distributed in ``(0, 1]``; a smaller number gives a larger result.
+        smallest: the beginning of the tail.
+        largest: the limit that the tail approaches, because no customer orders every hour.
     """
     root = np.sqrt(uniform)
     return (smallest / (root * np.sqrt(root) + smallest / largest)).astype(np.int64)
 
 
 class Lottery:
-    """Draws members in proportion to the whole number of tickets that each of them holds.
+    """Draws members in proportion to the whole number of tickets that each member holds.
 
-    Every ticket is an element of one array, so a draw is one look-up however unequal the members are.
-    Only the first so many members may take part in a draw, which is how a customer can win no order before
-    signing up.
+    Every ticket is an element of one array, so a draw is one look-up however unequal the members are. A draw can be
+    limited to the first members: so no customer gets an order from before the sign-up.
     """
 
     def __init__(self, tickets: Ints) -> None:
@@ -119,13 +118,13 @@ class Lottery:
         self._holder = np.repeat(np.arange(len(tickets), dtype=np.int32), tickets)
 
     def draw(self, stream: Stream, index: Ints, members: int | Ints, allowed: Callable[[Ints, Ints], Bools]) -> Ints:
-        """Return one winner per index, drawn again until it is allowed.
+        """Return one winner per index. A draw is repeated until its winner is allowed.
 
         Args:
-            stream: where the random numbers come from.
-            index: which number of the stream each draw uses.
-            members: how many members, from the first on, take part in each draw. They hold a ticket at least.
-            allowed: called with winners and the positions in ``index`` that they won; says which may stand.
+            stream: the source of the random numbers.
+            index: the number of the stream that each draw uses.
+            members: how many members, from the first on, take part in each draw; they hold at least one ticket.
+            allowed: called with winners and their positions in ``index``; returns which winners are allowed.
         """
         tickets = np.broadcast_to(self._sold_before[members], index.shape)
         winners = np.empty(len(index), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Runs the shop day by day and lands the files of each day."""
+"""Runs the shop day by day and writes the files of each day into the landing directory."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from generators.products import Products
 from shared import clock
 
 UNFINISHED = ".unfinished.json"
-"""Says, while a run is not complete, what it is generating: the files that no manifest lists yet are its own."""
+"""While a run is incomplete, this file says what the run generates: files that no manifest lists yet belong to it."""
 
 
 class Source(Protocol):
-    """A table of the shop that lives through the days and delivers a batch at the end of each."""
+    """A table of the shop that advances day by day and delivers a batch at the end of each day."""
 
     def next_day(self) -> None:
-        """Go on to the next day."""
+        """Advance to the next day."""
 
     def batch(self) -> Batch:
-        """Return what is delivered at the end of the day."""
+        """Return the batch that is delivered at the end of the day."""
 
 
 def generate(
@@ -53,25 +53,25 @@ def generate(
     """Write the source files of the historical load and of ``days`` incremental days.
 
     Every file is a function of seed, scale, defects, table and day: it has the same bytes on every machine,
-    whether it is generated with others or alone. What the manifest in ``out`` already lists is left untouched,
-    so a later call with more days adds the missing ones. A run that was killed is completed by the same call.
+    whether it is generated with others or alone. Files that the manifest in ``out`` already lists are not changed,
+    so a later call with more days adds the missing days. If a run was killed, the same call completes it.
 
     Args:
         out: the landing directory. Files go to ``<table>/<batch date>/<table>_historical.csv`` (in parts
             ``..._0001.csv`` and so on above two million rows) and ``<table>_incremental.csv``.
         scale: 1 is 10,000 customers, 1,000 products and 100,000 orders; above 0, at most 1,000.
-        seed: of every random stream, 0 or more.
+        seed: the seed of every random stream, 0 or more.
         defects: share of rows with an injected defect, 0 to 0.2; :mod:`generators.defects` lists the kinds.
-        days: incremental days after the historical load, 0 or more.
-        tables: which tables to write.
-        progress: show a bar on a terminal if it takes longer than a second.
+        days: the number of incremental days after the historical load, 0 or more.
+        tables: the tables to write.
+        progress: show a progress bar on a terminal if the run takes longer than a second.
 
     Returns:
         The manifest of everything that ``out`` now holds.
 
     Raises:
-        GeneratorError: if an argument is out of range, ``out`` holds files of another seed, scale or share of
-            defects or files that are not what its manifest says, or it cannot be written.
+        GeneratorError: if an argument is out of range; if ``out`` holds files of another seed, scale or share of
+            defects, or files that do not match its manifest; or if ``out`` cannot be written.
 
     Example:
         >>> generate("/tmp/raw", scale=0.01, days=3).rows("customers")                  # doctest: +SKIP
@@ -151,7 +151,7 @@ def _has(manifest: Manifest, table: str, day: int) -> bool:
 
 @contextmanager
 def _only_run(landing: Path) -> Iterator[None]:
-    """Keep a second run out of the directory; the operating system ends the claim of a run that is killed."""
+    """Keep a second run out of the directory. If a run is killed, the operating system releases its lock."""
     try:
         landing.mkdir(parents=True, exist_ok=True)
         lock = FileLock(landing / ".generate.lock")
@@ -180,7 +180,7 @@ def _open(landing: Path, plan: Plan) -> Manifest:
 
 
 def _begin(landing: Path, plan: Plan) -> bool:
-    """Say what is being generated; return whether a run that was not completed said so before."""
+    """Note in the directory what is being generated. Return whether an incomplete run has left such a note before."""
     note = landing / UNFINISHED
     if note.exists():
         _check_same(plan, read_identity(json.loads(note.read_text(encoding="utf-8")), note), landing)
@@ -207,7 +207,7 @@ def _check_free(path: Path, resumed: bool) -> None:
 
 
 def _expected_rows(plan: Plan, table: str, day: int) -> int:
-    """Return about how many rows a batch has, to measure progress by."""
+    """Return about how many rows a batch has, for the progress bar."""
     if day == 0:
         return {"customers": plan.customers, "products": plan.products, "orders": plan.orders}[table]
     if table == "orders":
@@ -216,7 +216,7 @@ def _expected_rows(plan: Plan, table: str, day: int) -> int:
 
 
 class _Progress:
-    """A bar on standard error, if that is a terminal and the run takes longer than a second."""
+    """A progress bar on standard error, if that is a terminal and the run takes longer than a second."""
 
     _PATIENCE = 1.0
 
@@ -234,11 +234,11 @@ class _Progress:
             self._bar.stop()
 
     def says(self, what: str) -> None:
-        """Name the file that is being written."""
+        """Show the name of the file that is being written."""
         self._what = what
 
     def count(self, chunks: Iterable[pa.Array]) -> Iterator[pa.Array]:
-        """Pass chunks on and count their rows."""
+        """Yield the chunks unchanged and count their rows."""
         for lines in chunks:
             yield lines
             self._done += len(lines)

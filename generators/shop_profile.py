@@ -1,4 +1,4 @@
-"""Does it look like a shop? Orders and revenue a day, orders an hour, and how unequal customers and products are.
+"""The profile of the shop: orders and revenue per day, orders per hour, the inequality of customers and products.
 
 >>> from generators.shop_profile import figure, profile_of
 >>> profile = profile_of(settings.raw)                                              # doctest: +SKIP
@@ -30,23 +30,23 @@ _BLUE, _ORANGE, _GREY = "#2a6f97", "#e07a2f", "#9aa5b1"
 
 @dataclass(frozen=True)
 class ShopProfile:
-    """What the historical orders of a landing directory look like, rows that cannot be read left out."""
+    """The profile of the historical orders in a landing directory, without rows that cannot be read."""
 
     daily: pd.DataFrame
     """A row per day: ``orders``, and ``revenue`` without cancelled and returned orders; index ``order_date``."""
     hourly: pd.Series
     """Orders in each hour of the day, UTC."""
     orders_of: dict[str, Ints]
-    """``customers`` and ``products``: the orders of each, ascending, those without any included."""
+    """For ``customers`` and ``products``, the number of orders of each member, ascending, zeros included."""
 
     def share_of_top(self, table: str, top: float) -> float:
-        """Return the share of all orders that the given share of customers or products makes."""
+        """Return the share of all orders that belongs to the given top share of customers or products."""
         orders = self.orders_of[table]
         count = round(len(orders) * top)
         return float(orders[len(orders) - count :].sum() / orders.sum())
 
     def gini(self, table: str) -> float:
-        """Return the Gini coefficient of orders: 0 if all have the same number, near 1 if one has them all."""
+        """Return the Gini coefficient of orders: 0 if all members have equally many, near 1 if one has all orders."""
         orders = self.orders_of[table]
         rank = np.arange(1, len(orders) + 1)
         return float(2 * (rank * orders).sum() / (len(orders) * orders.sum()) - (len(orders) + 1) / len(orders))
@@ -56,11 +56,11 @@ def profile_of(landing: Path | str) -> ShopProfile:
     """Read the historical files of a landing directory and return their profile.
 
     Raises:
-        GeneratorError: naming the folder, if it has no historical file.
+        GeneratorError: if a folder has no historical file; the message names the folder.
     """
     landing = Path(landing)
     orders = _historical(landing, "orders")
-    # Each defect that would bend a curve is left out: rows without a key, rows twice, quantities below one.
+    # Without the defects that would distort a curve: rows without a key, duplicate rows, quantities below one.
     orders = orders[(orders["order_id"] != "") & orders["quantity"].str.fullmatch(r"[1-9]\d*")]
     orders = orders.drop_duplicates("order_id")
     placed = pd.to_datetime(orders["order_ts"])
@@ -85,7 +85,7 @@ def profile_of(landing: Path | str) -> ShopProfile:
 
 
 def figure(profile: ShopProfile) -> go.Figure:
-    """Return the profile as a figure: orders and revenue a day with promotions marked, hours, Lorenz curves."""
+    """Return the profile as a figure: orders and revenue per day with promotions marked, hours, Lorenz curves."""
     view = make_subplots(
         rows=3,
         cols=2,
@@ -154,7 +154,7 @@ def figure(profile: ShopProfile) -> go.Figure:
 
 
 def _historical(landing: Path, table: str) -> pd.DataFrame:
-    """Return the historical rows of a table as text; lines with another number of fields are left out."""
+    """Return the historical rows of a table as text, without lines that have a wrong number of fields."""
     folder = landing / table / clock.batch_date(0).isoformat()
     files = sorted(folder.glob(f"{table}_historical*.csv"))
     if not files:
@@ -171,7 +171,7 @@ def _historical(landing: Path, table: str) -> pd.DataFrame:
 
 
 def _lorenz(ascending: Ints, points: int = 100) -> tuple[list[float], list[float]]:
-    """Return shares of the members from the least on, and the share of the orders that they make."""
+    """Return the Lorenz curve: shares of the members, smallest first, and their share of the orders."""
     total = np.concatenate([[0], np.cumsum(ascending)])
     at = np.linspace(0, len(ascending), points + 1).round().astype(np.int64)
     return (at / len(ascending)).tolist(), (total[at] / total[-1]).tolist()

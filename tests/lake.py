@@ -1,8 +1,8 @@
-"""Tables read by others than the engine under test: delta-rs reads them, DuckDB computes, in milliseconds.
+"""Reads tables with other engines than the one under test: delta-rs reads them, DuckDB computes, in milliseconds.
 
-What Spark writes, deletion vectors and all, is there for others too, and a check that costs little can be made often.
-Rows are changed by them too, where who changed them does not matter. And a lakehouse is emptied: a test that needs an
-empty one empties it before it begins, and leaves behind what it made.
+This proves that other readers understand Spark's tables, deletion vectors included; and a cheap check can run often.
+Where it does not matter which engine changes rows, delta-rs does it. :func:`clear` empties a lakehouse: a test that
+needs an empty one clears it before it begins, and does not remove its own tables at the end.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ NAME = re.compile(r"\b(bronze|silver|gold|ops)\.(\w+)")
 
 def read(table: Path, query: str = "SELECT * FROM t") -> pa.Table:
     """Return a table's rows, or those of a query that calls it ``t``."""
-    # The version is named, so that what is read is never older than the log that lies there.
+    # With an explicit version, the rows are never older than the newest file of the log.
     newest = DeltaTable(table, version=delta_log.newest_version(table / "_delta_log"))
     return pa.table(QueryBuilder().register("t", newest).execute(query).read_all())
 
 
 def rows(lakehouse: Path, query: str) -> list[Any]:
-    """Return the rows of a query as named tuples, instants in UTC: DuckDB's SQL, tables by their two-part names."""
+    """Return the rows of a query in DuckDB's SQL, with two-part table names, as named tuples; instants are in UTC."""
     found = _found(lakehouse, query)
     kind = namedtuple("Row", found.column_names, rename=True)  # type: ignore[misc]
     return [kind(*row.values()) for row in found.to_pylist()]
@@ -57,9 +57,9 @@ INSERT = re.compile(r"INSERT INTO ([\w.]+) (.+)", re.DOTALL)
 
 
 def change(lakehouse: Path, statement: str) -> None:
-    """Carry out an UPDATE, a DELETE, or an INSERT of the rows of a query, as one commit of delta-rs.
+    """Execute an UPDATE, a DELETE, or an INSERT of the rows of a query, as one commit of delta-rs.
 
-    An UPDATE or a DELETE that concerns no row makes no commit.
+    An UPDATE or a DELETE that affects no row makes no commit.
     """
     insert = INSERT.fullmatch(statement)
     name, new, condition = CHANGE.fullmatch(statement).groups() if insert is None else (insert[1], None, None)
@@ -74,7 +74,7 @@ def change(lakehouse: Path, statement: str) -> None:
 
 
 def append(lakehouse: Path, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Add rows as one commit of delta-rs. Columns that a row does not name are NULL; decimals may be given as text."""
+    """Add rows as one commit of delta-rs. Columns that a row does not name are NULL; decimals may be texts."""
     delta = DeltaTable(lakehouse / table.replace(".", "/"))
     schema = pa.schema(delta.schema())
     exact = {field.name for field in schema if pa.types.is_decimal(field.type)}

@@ -1,4 +1,4 @@
-"""A control group with little memory, as a container has it, for the tests that run in one."""
+"""A control group with little memory, like a container's, for tests that run in one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from shared.runtime import memory
 
 @dataclass(frozen=True)
 class MemoryGroup:
-    """A group by its directory; ``limit`` is its file that holds the bytes it may use."""
+    """A control group, given by its directory; ``limit`` is the file with the number of bytes that it may use."""
 
     directory: Path
     limit: str
@@ -26,22 +26,22 @@ class MemoryGroup:
         (self.directory / self.limit).write_text(str(bytes))
 
     def command(self, *command: str) -> list[str]:
-        """The command that runs this one, and all that it starts, in the group."""
+        """Return a command that runs this command and its child processes in the group."""
         return ["sh", "-c", 'echo $$ > "$0" && exec "$@"', str(self.directory / "cgroup.procs"), *command]
 
     def killed(self) -> int:
-        """How many of its processes the system has killed for lack of memory."""
+        """Return how many processes of the group the system has killed for lack of memory."""
         lines = (self.directory / self.events).read_text().splitlines()
         return int(next(line.split()[1] for line in lines if line.startswith("oom_kill ")))
 
 
 @contextmanager
 def memory_group(mb: int) -> Iterator[MemoryGroup]:
-    """A group of so much memory and no swap; skips the test where none can be made. What runs in it must end in it."""
+    """A group with this much memory and no swap, whose processes must end in it. Skips the test if none can be made."""
     made = None
     for own, top, names in memory._groups(Path("/proc")):
         is_v1 = names == memory._V1
-        # In v2 a group that has processes has no further groups that may be limited; the topmost one is an exception.
+        # In v2 a group with processes cannot have limited child groups, except for the topmost group.
         directory = (own if is_v1 else top) / f"shopmetrics-{time.monotonic_ns()}"
         with suppress(OSError):
             directory.mkdir()
@@ -55,7 +55,7 @@ def memory_group(mb: int) -> Iterator[MemoryGroup]:
                 made = None
     if made is None:
         pytest.skip("no control group of memory can be made here")
-    with suppress(OSError):  # without swap there is no such limit
+    with suppress(OSError):  # a system without swap has no such limit
         (made.directory / ("memory.memsw.limit_in_bytes" if is_v1 else "memory.swap.max")).write_text(
             str(mb * 2**20 if is_v1 else 0)
         )

@@ -1,4 +1,4 @@
-"""The figures: each a function from tables to a :class:`~dashboard.figures.chart.Chart`.
+"""The figures: each is a function from tables to a :class:`~dashboard.figures.chart.Chart`.
 
-Nothing here knows of Streamlit, Spark, or where the rows come from, so a notebook draws what a page draws.
+No module here depends on Streamlit, Spark or the source of the rows, so a notebook and a page draw the same figure.
 """

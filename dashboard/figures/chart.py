@@ -1,4 +1,4 @@
-"""What the figures have in common: a form, colours, and how a table of a source becomes one to draw."""
+"""Common parts of the figures: their form, their colours, and the conversion of a source's table for drawing."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import plotly.graph_objects as go
 import pyarrow as pa
 
 BLUE, ORANGE, GREY, GREEN = "#2f7fc1", "#d9730d", "#8a8f98", "#1a9a76"
-"""Told apart with any kind of colour vision, and on a light and a dark ground. Colour never says something alone: a
-line has its dash, a bar its label."""
+"""Distinguishable with any kind of colour vision, on a light and on a dark background. Colour is never the only sign: a
+line also has its dash, a bar its label."""
 
 SCALE = "Cividis"
-"""From low to high, for heatmaps: made for readers who cannot tell red from green."""
+"""Colours of heatmaps from low to high, made for readers who cannot distinguish red and green."""
 
 UNDER_TEXT = [[0.0, "#eef4fa"], [1.0, "#5ca5e0"]]
-"""The same for cells with numbers in them, which are read in :data:`DARK` on every one of its shades."""
+"""Colours of heatmaps whose cells contain numbers: :data:`DARK` text is readable on each of these shades."""
 
 DARK = "#10202f"
 
@@ -29,11 +29,11 @@ NOT_REVENUE = ("cancelled", "returned")
 
 
 class Chart(NamedTuple):
-    """A figure, and what it says in two other forms.
+    """A figure, and its content in two other forms.
 
     Attributes:
-        figure: to look at.
-        table: the rows that are drawn; what the CSV file of the figure holds.
+        figure: the figure to show.
+        table: the rows that are drawn; the figure's CSV file holds them.
         alt: a sentence with the figure's numbers, for readers who cannot see the figure.
     """
 
@@ -45,8 +45,8 @@ class Chart(NamedTuple):
 def frame(table: pa.Table | pd.DataFrame) -> pd.DataFrame:
     """Return a table for drawing: money as float64, dates as datetime64.
 
-    A float64 holds whole cents exactly up to 90 billion, and a sum of them is right to the cent when it is rounded to
-    cents; it is for display only. The tables of the lakehouse keep DECIMAL.
+    A float64 is exact to the cent up to 90 billion, and a sum is right to the cent if it is rounded to cents. It is for
+    display only: the tables of the lakehouse keep DECIMAL.
     """
     if isinstance(table, pd.DataFrame):
         return table
@@ -70,13 +70,13 @@ def highest(table: pd.DataFrame, column: str) -> Any:
 
 
 def drawn(figure: go.Figure, height: int = HEIGHT, money_axis: str = "") -> go.Figure:
-    """Return a figure with what all have in common: tight margins, one legend above, hover by position."""
+    """Return a figure with the common layout: tight margins, one legend above, hover by position."""
     figure.update_layout(
         height=height,
         margin={"l": 8, "r": 8, "t": 28, "b": 8},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         hovermode="closest",
-        # Streamlit's own template sets the ground and the font; this one is for notebooks.
+        # For notebooks. On a page Streamlit's own template sets background and font.
         template="plotly_white",
     )
     figure.update_xaxes(automargin=True, title_standoff=8)
@@ -87,13 +87,13 @@ def drawn(figure: go.Figure, height: int = HEIGHT, money_axis: str = "") -> go.F
 
 
 def in_order(table: pd.DataFrame, known: Sequence[str]) -> pd.DataFrame:
-    """Return a table by its index: the known values that are there in their order, then others; the index a column."""
+    """Return a table sorted by its index, which becomes a column: known values in their order, then the others."""
     first = [name for name in known if name in table.index]
     return table.reindex([*first, *sorted(set(table.index) - set(first))]).reset_index()
 
 
 def marked(flags: Iterable[bool], plain: str, hatched: str) -> dict[str, Any]:
-    """Return the marker of bars of which those that are flagged have another colour and are hatched."""
+    """Return the marker of bars; flagged bars have another colour and are hatched."""
     told = list(flags)
     return {
         "color": [hatched if flag else plain for flag in told],
@@ -102,13 +102,13 @@ def marked(flags: Iterable[bool], plain: str, hatched: str) -> dict[str, Any]:
 
 
 def room_for_text(figure: go.Figure, largest: float, share: float = 0.45) -> None:
-    """Make the axis of horizontal bars so long that the text beside the longest one fits, on a phone too."""
+    """Make the axis of horizontal bars long enough for the text beside the longest bar, on a phone too."""
     if largest > 0:
         figure.update_xaxes(range=[0, largest * (1 + share)])
 
 
 def money(value: float, cents: bool = False) -> str:
-    """Return an amount as text: 1,234.50, or in thousands and millions where cents do not matter.
+    """Return an amount as text: with cents, or rounded to dollars, thousands or millions.
 
     >>> money(1234.5, cents=True), money(1234567.0), money(950.0), money(-1500)
     ('$1,234.50', '$1.23 M', '$950', '-$1,500')
@@ -133,7 +133,7 @@ def percent(share: float, decimals: int = 1) -> str:
 
 
 def listed(values: Sequence[str]) -> str:
-    """Return words as they stand in a sentence.
+    """Return words as a list in a sentence.
 
     >>> listed(["a", "b", "c"])
     'a, b and c'

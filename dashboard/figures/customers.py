@@ -1,8 +1,8 @@
-"""Customer Analytics (FR-014): who buys how much, how often, and who comes back.
+"""Customer Analytics (FR-014): how much and how often customers buy, and which come back.
 
-Inputs are answers of :mod:`dashboard.utils.queries`: ``customers`` is *customers* (``gold.customer_ltv``),
+The inputs are results of :mod:`dashboard.utils.queries`: ``customers`` is *customers* (``gold.customer_ltv``),
 ``retention`` is *retention*, ``history`` and ``orders`` are *customer_history* and *customer_orders* of one customer. A
-customer belongs to the day of the first order and to one segment, so both filters act on every figure.
+customer has one day of the first order and one segment, so both filters act on every figure.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ RECENCY = {"up to 30": 30, "31 to 90": 90, "91 to 180": 180, "181 to 365": 365, 
 """Days since the last order."""
 
 FREQUENCY = {"1": 1, "2 to 3": 3, "4 to 6": 6, "7 to 12": 12, "13 and more": np.inf}
-"""Orders."""
+"""Number of orders."""
 
 LINE_POINTS = 400
-"""Points of a curve over customers: more cannot be seen, and a million would be sent to the browser."""
+"""Points of a curve over customers. More points cannot be seen, and a million points would go to the browser."""
 
 
 def chosen(customers: pa.Table, joined: Period, segments: Collection[str] = ()) -> pd.DataFrame:
-    """Return the customers whose first order is in the period, of these segments; no segment is all."""
+    """Return the customers of these segments whose first order is in the period; no segment means all."""
     return selected(frame(customers), joined, column="first_order_date", segment=segments)
 
 
@@ -90,14 +90,14 @@ def segments(customers: pa.Table, joined: Period, segments: Collection[str] = ()
 
 
 def cohorts(retention: pa.Table, joined: Period, segments: Collection[str] = (), through: date | None = None) -> Chart:
-    """Draw of the customers of each month of first order, which share ordered in each month after it, in percent.
+    """Draw for each month of first order the percentage of its customers who ordered in each later month.
 
     Args:
         retention: customers by first order, segment and month in which they ordered.
-        joined: first order within.
-        segments: no segment is all.
-        through: last day of the data. A month that has not ended then is in the table, and not in the figure: its
-            share is not comparable yet.
+        joined: the period of the first order.
+        segments: the segments; no segment means all.
+        through: last day of the data. A month that has not ended by then is only in the table, not in the figure,
+            because its share is not comparable yet.
     """
     rows = selected(frame(retention), joined, column="first_order_date", segment=segments)
     cohort, month = rows["first_order_date"].dt.to_period("M"), rows["order_month"].dt.to_period("M")
@@ -135,7 +135,7 @@ def cohorts(retention: pa.Table, joined: Period, segments: Collection[str] = (),
 
 
 def gini(values: np.ndarray) -> float:
-    """Return how unequal values are: 0 if all are equal, near 1 if one holds everything; NaN if the sum is 0."""
+    """Return the Gini coefficient: 0 if all values are equal, near 1 if one value is the sum; NaN if the sum is 0."""
     ordered = np.sort(values)
     total = ordered.sum()
     if not total:
@@ -145,7 +145,7 @@ def gini(values: np.ndarray) -> float:
 
 
 def lorenz(customers: pa.Table, joined: Period, segments: Collection[str] = ()) -> Chart:
-    """Draw how concentrated revenue is: the share that the smallest customers bring, up to all of them."""
+    """Draw the concentration of revenue: the share of the revenue that the smallest customers bring, up to all."""
     values = np.sort(chosen(customers, joined, segments)["lifetime_value"].to_numpy())
     if not values.sum():
         return Chart(go.Figure(), pd.DataFrame(columns=["customers", "revenue"]), "No revenue in this selection.")
@@ -181,13 +181,13 @@ def lorenz(customers: pa.Table, joined: Period, segments: Collection[str] = ()) 
 def recency_and_frequency(
     customers: pa.Table, joined: Period, segments: Collection[str] = (), as_of: pd.Timestamp | None = None
 ) -> Chart:
-    """Draw how many customers ordered how often, and how long ago they last did.
+    """Draw the number of customers by number of orders and days since the last order.
 
     Args:
         customers: all customers.
-        joined: first order within.
-        segments: no segment is all.
-        as_of: the day from which is counted; by default the day of the newest order of all customers.
+        joined: the period of the first order.
+        segments: the segments; no segment means all.
+        as_of: the day from which days are counted back; defaults to the day of the newest order of all customers.
     """
     rows, day = chosen(customers, joined, segments), as_of or frame(customers)["last_order_date"].max()
     recency = pd.cut(
@@ -231,8 +231,8 @@ TRACKS = {"segment": "Segment", "place": "Place", "contact": "Contact"}
 def timeline(history: pa.Table, orders: pa.Table) -> Chart:
     """Draw one customer's versions as bars, each from its start to its end, and the orders below them.
 
-    An order stands under the version that was open when it was placed: that is what SCD type 2 is for. Of e-mail,
-    telephone and address only that they changed is known here, not what they are.
+    An order appears under the version that was open when the order was placed: this is the purpose of SCD type 2. For
+    e-mail, telephone and address the figure knows only that they changed, not their values.
     """
     versions, placed = frame(history), frame(orders)
     if versions.empty:
@@ -290,7 +290,7 @@ def timeline(history: pa.Table, orders: pa.Table) -> Chart:
             row=2,
             col=1,
         )
-    # A name that does not fit into its bar would be turned and shrunk; it is in the table.
+    # A name that does not fit into its bar is hidden, not rotated or shrunk; the table shows it.
     figure.update_layout(barmode="overlay", bargap=0.25, uniformtext={"minsize": 10, "mode": "hide"})
     figure.update_yaxes(autorange="reversed", row=1, col=1)
     figure.update_yaxes(title="Order, $", rangemode="tozero", row=2, col=1)

@@ -1,4 +1,4 @@
-"""A span of days, and the two spans it is compared with."""
+"""A period of days, and the two periods with which it is compared."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ class Period:
 
     @property
     def days(self) -> int:
-        """How many days it has."""
+        """The number of days."""
         return (self.last - self.first).days + 1
 
     def before(self) -> Period:
-        """Return as many days right before it."""
+        """Return the period of the same length immediately before this one."""
         return Period(self.first - timedelta(days=self.days), self.first - timedelta(days=1))
 
     def year_before(self) -> Period:
-        """Return as many days that end on the same date of the year before (28 February for the 29th)."""
+        """Return the period of the same length that ends on the same date a year earlier (28 February for the 29th)."""
         leap_day = (self.last.month, self.last.day) == (2, 29)
         last = self.last.replace(year=self.last.year - 1, day=28 if leap_day else self.last.day)
         return Period(last - timedelta(days=self.days - 1), last)
 
     def lies_in(self, other: Period) -> bool:
-        """Whether all its days are days of the other: a comparison with a part of a period would mislead."""
+        """Whether the other period contains all its days: a comparison with a part of a period would mislead."""
         return other.first <= self.first and self.last <= other.last
 
     def __str__(self) -> str:
@@ -54,7 +54,7 @@ def spanned(days: pd.Series) -> Period:
 
 
 def selected(rows: pd.DataFrame, period: Period, column: str = "order_date", **among: Collection[str]) -> pd.DataFrame:
-    """Return the rows of a period, with one of the values that are chosen for each column named; no choice is all.
+    """Return the rows of a period that have one of the chosen values in each named column; no choice means all.
 
     >>> selected(daily, january, category=["Books"])  # doctest: +SKIP
     """

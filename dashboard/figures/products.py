@@ -1,7 +1,7 @@
-"""Product Insights (FR-015): what leads, what moves, what does not sell.
+"""Product Insights (FR-015): best sellers, largest changes, and slow sellers.
 
-Inputs are answers of :mod:`dashboard.utils.queries`: ``products`` is *products* (the catalogue with
-``gold.product_performance``), ``sales`` and ``before`` are *product_sales* of a period and of the one before it.
+The inputs are results of :mod:`dashboard.utils.queries`: ``products`` is *products* (the catalogue with
+``gold.product_performance``), ``sales`` and ``before`` are *product_sales* of a period and of the period before it.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from dashboard.figures.chart import (
 )
 
 TOP = 12
-"""Bars that can be read on a phone."""
+"""The number of bars that can be read on a phone."""
 
 MOST_POINTS = 1_500
-"""Points of the scatter; the best sellers are taken first."""
+"""The most points of the scatter plot; best sellers come first."""
 
 SLOW = {"none": 0, "1 to 2": 2, "3 to 5": 5, "6 to 20": 20, "21 to 100": 100, "more than 100": np.inf}
 """Units sold in the period."""
 
 
 def ranked(products: pa.Table, sales: pa.Table, categories: Collection[str] = ()) -> pd.DataFrame:
-    """Return the catalogue with what each product sold in a period, and its rank in its category by revenue.
+    """Return the catalogue with each product's sales in a period, and its rank in its category by revenue.
 
     Returns:
         The columns of ``products`` up to ``is_active``; ``orders``, ``units``, ``revenue`` (0 without a sale) and
-        ``rank`` of the period: 1 is the highest revenue in the category, equal revenue has an equal rank. A product
-        without a sale has no rank. The highest revenue comes first.
+        ``rank`` in the period. Rank 1 is the highest revenue in the category, and equal revenue has an equal rank. A
+        product without a sale has no rank. The rows begin with the highest revenue.
     """
     rows = frame(products).drop(columns=["units_sold", "revenue", "category_rank"])
     rows = rows.merge(frame(sales), on="product_id", how="left").fillna({"orders": 0, "units": 0, "revenue": 0.0})
@@ -83,7 +83,7 @@ def best_sellers(products: pa.Table, sales: pa.Table, categories: Collection[str
 
 
 def movers(products: pa.Table, sales: pa.Table, before: pa.Table, categories: Collection[str] = ()) -> Chart:
-    """Draw the products whose revenue changed most against the period before, with their ranks then and now."""
+    """Draw the products whose revenue changed most since the period before, with their ranks in both periods."""
     now, then = ranked(products, sales, categories), ranked(products, before, categories)
     table = now.merge(then[["product_id", "revenue", "rank"]], on="product_id", suffixes=("", "_before"))
     table["change"] = (table["revenue"] - table["revenue_before"]).round(2)
@@ -117,7 +117,7 @@ def movers(products: pa.Table, sales: pa.Table, before: pa.Table, categories: Co
 
 
 def price_against_units(products: pa.Table, sales: pa.Table, categories: Collection[str] = ()) -> Chart:
-    """Draw each sold product's list price against its units, both on a logarithmic axis."""
+    """Draw each sold product's list price against its units, both on logarithmic axes."""
     table = ranked(products, sales, categories)
     table = table[(table["units"] > 0) & (table["list_price"] > 0)]
     shown = table.head(MOST_POINTS)
@@ -149,10 +149,10 @@ def price_against_units(products: pa.Table, sales: pa.Table, categories: Collect
 
 
 def share_in_category(products: pa.Table, sales: pa.Table, categories: Collection[str] = ()) -> Chart:
-    """Draw how much of each category's revenue its first product brings, the next four, the next fifteen, the rest."""
+    """Draw each category's revenue, divided into its first product, the next four, the next fifteen and the others."""
     rows = ranked(products, sales, categories)
     rows = rows[rows["units"] > 0]
-    # By place and not by rank: two products of equal revenue are two.
+    # Places and not ranks, because two products with equal revenue share a rank but must count as two.
     place = rows.groupby("category").cumcount() + 1
     bands = {"first": 1, "2nd to 5th": 5, "6th to 20th": 20, "all others": np.inf}
     band = pd.cut(place, [0, *bands.values()], labels=list(bands))
@@ -180,7 +180,7 @@ def share_in_category(products: pa.Table, sales: pa.Table, categories: Collectio
 
 
 def slow_sellers(products: pa.Table, sales: pa.Table, categories: Collection[str] = ()) -> Chart:
-    """Draw how many products that are still sold went how often; the table begins with the slowest."""
+    """Draw the number of active products by units sold; the table begins with the slowest sellers."""
     table = ranked(products, sales, categories)
     table = table[table["is_active"]].sort_values(["units", "revenue", "product_id"], ignore_index=True)
     band = pd.cut(table["units"], [-1, *SLOW.values()], labels=list(SLOW))
@@ -203,7 +203,7 @@ def slow_sellers(products: pa.Table, sales: pa.Table, categories: Collection[str
 
 
 def _label_by_name(figure: go.Figure, shown: pd.DataFrame) -> None:
-    """Label bars by the product's name, though they stand by its id: two products may have one name."""
+    """Label bars with the product's name. Their position comes from its id, because two products may share a name."""
     figure.update_yaxes(
         type="category",
         tickmode="array",

@@ -1,7 +1,8 @@
-"""Sales Performance (FR-013): revenue over time and by what it is made of.
+"""Sales Performance (FR-013): revenue over time, and its parts.
 
-Inputs are answers of :mod:`dashboard.utils.queries`: ``daily`` is *daily_sales* (gold, orders that count as revenue),
-``mix`` is *order_mix* (every order, by status and payment), ``hours`` is *order_hours*. Amounts are in dollars.
+The inputs are results of :mod:`dashboard.utils.queries`: ``daily`` is *daily_sales* (gold, orders that count as
+revenue), ``mix`` is *order_mix* (every order, by status and payment), ``hours`` is *order_hours*. Amounts are in
+dollars.
 """
 
 from __future__ import annotations
@@ -39,17 +40,17 @@ STATUSES = ("pending", "confirmed", "shipped", "delivered", *NOT_REVENUE)
 WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 DAILY_UP_TO = 92
-"""Days that are drawn one by one; a longer period is drawn by the week, for a line that can be read."""
+"""The most days that are drawn one by one. A longer period is drawn by week, so that the line stays readable."""
 
 
 class Headline(NamedTuple):
     """A period in four numbers.
 
     Attributes:
-        revenue: net, in dollars.
-        orders: that count as revenue.
-        units: in them.
-        average_order_value: revenue by orders; NaN without orders.
+        revenue: net revenue in dollars.
+        orders: the number of orders that count as revenue.
+        units: the units in these orders.
+        average_order_value: revenue divided by orders; NaN without orders.
     """
 
     revenue: float
@@ -66,20 +67,20 @@ def headline(daily: pa.Table, period: Period, categories: Collection[str] = ()) 
 
 
 def comparisons(daily: pa.Table, period: Period) -> dict[str, Period]:
-    """Return the periods that this one is compared with, as far as the data reach back."""
+    """Return the periods with which this one is compared, if the data cover them."""
     known = spanned(frame(daily)["order_date"])
     named = {"Period before": period.before(), "Year before": period.year_before()}
     return {name: other for name, other in named.items() if other.lies_in(known)}
 
 
 def by_step(daily: pa.Table, period: Period, categories: Collection[str] = ()) -> pd.DataFrame:
-    """Return a period in steps of a day, or of a week if it is long.
+    """Return a period in steps of a day, or of a week if the period is long.
 
-    Steps are counted from the first day; the last one may be shorter, which is why amounts are also given per day.
+    Steps are counted from the first day. The last step may be shorter, so the revenue is also given per day.
 
     Returns:
         ``step`` (from 0), ``first_day``, ``days``, ``revenue``, ``orders``, ``units``, ``revenue_per_day``,
-        ``average_order_value`` (NaN without orders). A step without orders is there, with zeros.
+        ``average_order_value`` (NaN without orders). A step without orders has zeros.
     """
     length = 1 if period.days <= DAILY_UP_TO else 7
     rows = selected(frame(daily), period, category=categories)
@@ -100,7 +101,7 @@ def revenue_over_time(daily: pa.Table, period: Period, categories: Collection[st
 
 
 def order_value_over_time(daily: pa.Table, period: Period, categories: Collection[str] = ()) -> Chart:
-    """Draw the average order value: revenue by orders, in each step."""
+    """Draw the average order value of each step: revenue divided by orders."""
     return _over_time(daily, period, categories, "average_order_value", "Average order value")
 
 
@@ -108,7 +109,7 @@ def _over_time(daily: pa.Table, period: Period, categories: Collection[str], col
     this = by_step(daily, period, categories)
     figure, tables = go.Figure(), [this.assign(period="This period")]
     dashes = {"Period before": ("dot", GREY), "Year before": ("dash", ORANGE)}
-    # The comparisons first, so that this period is drawn over them.
+    # The comparisons are added first, so that this period is drawn over them.
     for name, other in comparisons(daily, period).items():
         steps = by_step(daily, other, categories)
         tables.append(steps.assign(period=name))
@@ -141,11 +142,11 @@ def _over_time(daily: pa.Table, period: Period, categories: Collection[str], col
 
 
 def categories_table(daily: pa.Table, period: Period, categories: Collection[str] = ()) -> pd.DataFrame:
-    """Return one row a category, the highest revenue first.
+    """Return one row per category, the highest revenue first.
 
     Returns:
         ``category``, ``revenue``, ``share`` (of the rows' revenue), ``orders``, ``units``, ``average_order_value``,
-        ``revenue_before`` and ``change`` (of the period before; NaN if the data do not reach back).
+        ``revenue_before`` and ``change`` (against the period before; NaN if the data do not reach back so far).
     """
     rows = frame(daily)
     sums = selected(rows, period, category=categories).groupby("category")[["net_revenue", "orders", "units"]].sum()
@@ -162,7 +163,7 @@ def categories_table(daily: pa.Table, period: Period, categories: Collection[str
 
 
 def revenue_by_category(daily: pa.Table, period: Period, categories: Collection[str] = ()) -> Chart:
-    """Draw revenue by category, with a mark where the period before was."""
+    """Draw revenue by category, with a mark for the revenue of the period before."""
     table = categories_table(daily, period, categories)
     shown = table.iloc[::-1]  # plotly draws the first bar at the bottom
     figure = go.Figure(_revenue_bars(shown, shown["category"], name="This period"))
@@ -197,7 +198,7 @@ def _revenue_bars(shown: pd.DataFrame, labels: pd.Series, name: str | None = Non
 
 
 def orders_by_status(mix: pa.Table, period: Period, categories: Collection[str] = ()) -> Chart:
-    """Draw how many orders have each status; those that are no revenue are hatched."""
+    """Draw the number of orders by status; statuses that are no revenue are hatched."""
     rows = selected(frame(mix), period, category=categories)
     table = rows.groupby("status")[["orders", "net_amount"]].sum().round({"net_amount": 2})
     table = in_order(table, STATUSES)
@@ -223,7 +224,7 @@ def orders_by_status(mix: pa.Table, period: Period, categories: Collection[str] 
 
 
 def revenue_by_payment(mix: pa.Table, period: Period, categories: Collection[str] = ()) -> Chart:
-    """Draw revenue by how it was paid."""
+    """Draw revenue by payment method."""
     rows = selected(frame(mix), period, category=categories)
     rows = rows[~rows["status"].isin(NOT_REVENUE)]
     table = rows.groupby("payment_method")[["net_amount", "orders"]].sum().round({"net_amount": 2})

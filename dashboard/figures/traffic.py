@@ -1,6 +1,6 @@
-"""Kafka Traffic (FR-016): visits by the hour, how far they come, and the stream that counts them.
+"""Kafka Traffic (FR-016): visits by hour, their way through the funnel, and the stream that counts them.
 
-Inputs are answers of :mod:`dashboard.utils.queries`: ``traffic`` is *traffic* (``gold.hourly_traffic_metrics``),
+The inputs are results of :mod:`dashboard.utils.queries`: ``traffic`` is *traffic* (``gold.hourly_traffic_metrics``),
 ``visits`` is *visits* (sessions by hour, device, referrer and furthest step), ``batches`` is *stream_batches*. Hours
 are UTC.
 """
@@ -28,7 +28,7 @@ STEPS = {
 """The funnel, from the first step to the last."""
 
 LIVE_WITHIN = 60
-"""Seconds since the newest micro-batch up to which the stream counts as live."""
+"""The stream counts as live up to this many seconds after its newest micro-batch."""
 
 
 class Stream(NamedTuple):
@@ -36,9 +36,9 @@ class Stream(NamedTuple):
 
     Attributes:
         is_live: a micro-batch ended less than a minute ago.
-        seconds_ago: since its newest micro-batch ended; None if there never was one.
-        latency_median, latency_p99: seconds from the producer's clock to the row in gold, of the newest micro-batch
-            that tells; None if none does.
+        seconds_ago: seconds since the end of the newest micro-batch; None if there was no micro-batch.
+        latency_median, latency_p99: seconds from the producer's clock to the row in gold, in the newest micro-batch
+            with a latency; None if no micro-batch has one.
     """
 
     is_live: bool
@@ -48,7 +48,7 @@ class Stream(NamedTuple):
 
 
 def stream_state(batches: pa.Table, now: datetime | None = None) -> Stream:
-    """Return whether the stream is live, and how far behind it was."""
+    """Return the state of the stream: whether it is live, and its latest latency."""
     rows = frame(batches)
     if rows.empty:
         return Stream(False, None, None, None)
@@ -60,13 +60,13 @@ def stream_state(batches: pa.Table, now: datetime | None = None) -> Stream:
 
 
 def hours(table: pa.Table, period: Period) -> pd.DataFrame:
-    """Return the rows of a period, with ``hour_ts`` as UTC without a zone, as a figure shows it."""
+    """Return the rows of a period, with ``hour_ts`` in UTC but without a time zone, for a figure."""
     rows = frame(table)
     return selected(rows.assign(hour_ts=rows["hour_ts"].dt.tz_localize(None)), period, column="hour_ts")
 
 
 def visits_by_hour(traffic: pa.Table, period: Period) -> Chart:
-    """Draw sessions, page views and purchases of each hour."""
+    """Draw the sessions, page views and purchases of each hour."""
     rows = hours(traffic, period)
     figure = make_subplots(rows=2, shared_xaxes=True, row_heights=[0.68, 0.32], vertical_spacing=0.08)
     for column, name, colour, dash, row in (
@@ -100,7 +100,7 @@ def visits_by_hour(traffic: pa.Table, period: Period) -> Chart:
 
 
 def funnel(visits: pa.Table, period: Period) -> Chart:
-    """Draw how many sessions came at least as far as each step; a session of searches alone is in none."""
+    """Draw how many sessions reached each step; a session with searches only is in no step."""
     reached = hours(visits, period).groupby("funnel_step")["sessions"].sum().reindex(list(STEPS), fill_value=0)
     table = pd.DataFrame({"step": list(STEPS), "sessions": reached[::-1].cumsum()[::-1].to_numpy()})
     first = table["sessions"].iloc[0]
@@ -124,7 +124,7 @@ def funnel(visits: pa.Table, period: Period) -> Chart:
 
 
 def conversion_by_hour(traffic: pa.Table, period: Period) -> Chart:
-    """Draw the share of each hour's sessions that hold a purchase; an hour without sessions is a gap."""
+    """Draw the share of each hour's sessions with a purchase; an hour without sessions is a gap."""
     rows = hours(traffic, period)[["hour_ts", "sessions", "conversion"]].reset_index(drop=True)
     figure = go.Figure()
     figure.add_scatter(
@@ -149,7 +149,7 @@ def by_device(visits: pa.Table, period: Period) -> Chart:
 
 
 def by_referrer(visits: pa.Table, period: Period) -> Chart:
-    """Draw sessions and conversion by where the visitor came from; without a referrer: direct."""
+    """Draw sessions and conversion by referrer; a session without a referrer is *direct*."""
     return _by(visits, period, "referrer", "Referrer")
 
 
@@ -195,7 +195,7 @@ def latency(batches: pa.Table) -> Chart:
             hovertemplate="%{x|%H:%M:%S}: %{y:.1f} s<extra></extra>",
         )
     figure.update_yaxes(title="Seconds to gold", rangemode="tozero")
-    if len(rows) == 1:  # plotly would show milliseconds around it
+    if len(rows) == 1:  # around a single point plotly would draw an axis of milliseconds
         minute, at = pd.Timedelta(minutes=1), rows["finished_at"].iloc[0]
         figure.update_xaxes(range=[at - minute, at + minute])
     said = "Seconds from the event to its row in gold."

@@ -1,11 +1,11 @@
-"""Filters: they act on every figure of a page, stay when the page changes, and live in the address.
+"""Filters: they act on every figure of a page, keep their values when the page changes, and are stored in the URL.
 
-The entrance draws them (:func:`show`) and the pages read them (:func:`period`, :func:`chosen`), because to Streamlit a
-widget of the entrance is one widget on all pages, and a widget of a page another one on each: only the former keeps its
-value and its place in the address when the page changes.
+The entry script draws them (:func:`show`) and the pages read them (:func:`period`, :func:`chosen`). To Streamlit a
+widget of the entry script is the same widget on all pages, but a widget of a page exists on that page only. So only the
+former keeps its value and its place in the URL when the page changes.
 
-Streamlit keeps a bound widget and the address in step. Here stands what it does not say: that a link asked for
-something that is not there (any more). And a value is used only if it is one of those on offer.
+Streamlit synchronises a bound widget with the URL. This module adds two things: a warning if a link asks for a value
+that does not exist (any more), and the rule that a value is used only if it is one of the options.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from dashboard.utils import layout
 from dashboard.utils.sources import DashboardError
 
 SPANS = {"30 days": 30, "90 days": 90, "1 year": 365}
-"""Spans that end with the last day of the data, and their days."""
+"""Periods that end with the last day of the data, and their lengths in days."""
 
 EVERYTHING, OWN = "All", "Dates"
 
 DEFAULTS = {"": "90 days", "joined_": EVERYTHING, "traffic_": EVERYTHING}
-"""What is shown at first, by the prefix of the widgets' keys: sales and products share their days."""
+"""The default period by the prefix of the widgets' keys; sales and products share their period."""
 
 
 def show(page: str) -> None:
-    """Draw the filters of a page, as far as there are rows to filter; a page says itself what is missing.
+    """Draw the filters of a page, if there are rows to filter. If rows are missing, the page itself says so.
 
     Args:
-        page: its path in the address.
+        page: the path of the page in the URL.
     """
     tables = {"sales": "daily_sales", "products": "daily_sales", "customers": "customers", "traffic": "traffic"}
     if page not in tables:
@@ -55,7 +55,7 @@ def show(page: str) -> None:
 
 
 def period(known: Period, what: str = "") -> Period:
-    """Return the days that the reader chose; never outside of the days that there are.
+    """Return the days that the reader chose, never outside the days of the data.
 
     Args:
         known: the first and the last day of the data.
@@ -75,7 +75,7 @@ def period(known: Period, what: str = "") -> Period:
 
 
 def chosen(key: str, options: Sequence[str]) -> list[str]:
-    """Return the values that the reader chose, as far as they are on offer; none means all."""
+    """Return the chosen values that are among the options; an empty list means all."""
     return [value for value in st.session_state.get(key, []) if value in options]
 
 
@@ -124,5 +124,5 @@ def _say_if_unknown(key: str, options: Sequence[str]) -> None:
 
 
 def _say(asked: str, why: str) -> None:
-    # As code: what stands in a link is text, and no markdown.
+    # As code, because the text of a link must not be read as Markdown.
     st.warning(f"The link asks for `{asked.replace('`', ' ')}`: {why}. The usual selection is shown instead.")

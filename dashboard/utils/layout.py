@@ -1,4 +1,4 @@
-"""What every page has: the line that says where its figures are from, and the card that holds a figure."""
+"""Common parts of all pages: the line that names the source of the figures, and the card that holds a figure."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _BEGUN = "_page_begun"
 
 
 def begin_page() -> None:
-    """Note when the page began: the source's patience is for a page, not for each of its questions."""
+    """Store when the page began: the source has a time limit for the whole page, not for each query."""
     st.session_state[_BEGUN] = time.monotonic()
 
 
 def ask(*questions: str | Ask) -> list[Any]:
-    """Answer a page's questions; one without an answer has its error in its place.
+    """Return the results of a page's queries. If a query fails, its error takes the place of its result.
 
-    If the source fails, the page starts again and is filled from the next one.
+    If the source is out of reach, the page starts again and uses the next source.
     """
     gold = connect()
     left = PATIENCE - (time.monotonic() - st.session_state.get(_BEGUN, time.monotonic()))
@@ -36,7 +36,7 @@ def ask(*questions: str | Ask) -> list[Any]:
 
 
 def source_line(data_through: date | None) -> None:
-    """Say which source the page is filled from, and how old it is."""
+    """Show the source of the page, and how old it is."""
     gold = connect()
     if why := gold.why_not_databricks():
         st.warning(f"{why} The figures below are from {gold.source().title}.", icon=":material/cloud_off:")
@@ -73,7 +73,7 @@ def ago(then: datetime, now: datetime | None = None) -> str:
 
 
 def refused(*answers: Any) -> bool:
-    """Say once, above the figures, what has no answer and what to do; return whether there was something."""
+    """Show the errors among the results once, above the figures. Return whether there was an error."""
     errors = {str(answer): answer for answer in answers if isinstance(answer, DashboardError)}
     for error in errors.values():
         st.error(f"{error.problem}\n\nWhat to do: {error.hint}", icon=":material/error:")
@@ -86,10 +86,10 @@ def card(title: str, draw: Callable[..., Chart], *inputs: Any, key: str, note: s
     Args:
         title: what the figure shows.
         draw: one of the functions of :mod:`dashboard.figures`.
-        inputs: what it draws; if one of them is an error, the card says that the figure is missing.
+        inputs: the arguments of ``draw``; if one of them is an error, the card says that the figure is missing.
         key: unique on the page; also the name of the file.
         note: a sentence below the title.
-        options: passed on to ``draw``.
+        options: further arguments of ``draw``.
     """
     with st.container(border=True, key=f"card_{key}", height="stretch"):
         st.header(title, anchor=False)
@@ -107,7 +107,7 @@ def card(title: str, draw: Callable[..., Chart], *inputs: Any, key: str, note: s
 
 
 def rows(table: pd.DataFrame, key: str, title: str) -> None:
-    """Offer the rows of a figure: as a table that is made when it is opened, and as a file."""
+    """Offer the rows of a figure as a table, which is made when the reader opens it, and as a file."""
     with st.container(horizontal=True, horizontal_alignment="right", vertical_alignment="center"):
         is_open = st.toggle("Table", key=f"table_{key}", persist_state="session")
         st.download_button(

@@ -1,15 +1,15 @@
-"""The questions that the pages ask of the lakehouse.
+"""The queries of the pages on the lakehouse.
 
-A page never reads a table whole: it asks a question whose answer stays small when the orders grow. Ten million orders
-in eight categories and a year have as many answers by day and category as a hundred thousand have. Filters then act on
-the answer, in memory.
+A page never reads a whole table. It runs a query whose result stays small when the number of orders grows: for a year
+and eight categories, ten million orders have as many rows by day and category as a hundred thousand orders. Filters
+then act on the result, in memory.
 
-One text serves every source, so it stays within the SQL that DataFusion (delta-rs), Databricks and DuckDB have in
-common. A value from a user is never part of it: ``:name`` is a parameter, which the source binds. The committed
-snapshot holds the answers themselves, one Parquet file a question.
+Every source runs the same text, so it uses only the SQL that DataFusion (delta-rs), Databricks and DuckDB have in
+common. A value from a user is never part of the text: ``:name`` is a parameter, which the source binds. The committed
+snapshot holds the results themselves, one Parquet file per query.
 
-A total over rows of which one has no value would be wrong. So a sum here is NULL if one of its values is, and an
-answer with a NULL in a column that must not have one is refused (:attr:`Query.nullable` lists those that may).
+A total would be wrong if one of its rows had no value. So a sum is NULL if one of its values is NULL, and a result with
+a NULL in a column that must not have one is refused. :attr:`Query.nullable` lists the columns that may be NULL.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 COUNTS = "status NOT IN ('cancelled', 'returned')"
-"""Which orders are revenue: the definition of ``docs/data-model.md``, as in ``shared/gold/tables.toml``."""
+"""The condition of orders that count as revenue, as in ``docs/data-model.md`` and ``shared/gold/tables.toml``."""
 
 
 @dataclass(frozen=True)
 class Query:
-    """One question.
+    """One query.
 
     Attributes:
-        name: by which a page asks it, and the name of its file in the snapshot.
-        sql: the text. Tables by their two-part names, parameters as ``:name``.
-        reads: the columns that it needs, by table.
-        nullable: columns of the answer in which NULL is a value.
-        parameters: names of the values that must be given.
-        from_snapshot: the text that gives the same answer from the snapshot's files; only where there are parameters.
+        name: the name of the query for the pages, and of its file in the snapshot.
+        sql: the text, with tables by their two-part names and parameters as ``:name``.
+        reads: the columns that the query needs, by table.
+        nullable: columns of the result that may be NULL.
+        parameters: names of the parameters.
+        from_snapshot: the text that gives the same result from the snapshot's files; only for queries with parameters.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Query:
 
 
 def _sum(column: str) -> str:
-    """SUM, but NULL if one of the values is."""
+    """Return the SQL of a SUM that is NULL if one of the values is NULL."""
     return f"CASE WHEN COUNT(*) = COUNT({column}) THEN SUM({column}) END"
 
 
@@ -107,7 +107,7 @@ QUERIES = {
         # Customers
         Query(
             "customers",
-            # Without their ids: of a million customers they would be half of the answer, and no figure shows them.
+            # Without the ids: for a million customers they would be half of the result, and no figure shows them.
             """SELECT segment, orders, first_order_date, last_order_date, lifetime_value
                FROM gold.customer_ltv ORDER BY customer_id""",
             {
@@ -221,7 +221,7 @@ QUERIES = {
         ),
     )
 }
-"""Every question, by name."""
+"""Every query, by name."""
 
 SNAPSHOT_ONLY = {
     query.name: query
@@ -247,7 +247,7 @@ SNAPSHOT_ONLY = {
         ),
     )
 }
-"""What the snapshot holds so that it can answer the questions with parameters: of customers some examples only."""
+"""Files of the snapshot for the queries with parameters; they hold only some example customers."""
 
 IN_SNAPSHOT = {name: query for name, query in QUERIES.items() if not query.parameters} | SNAPSHOT_ONLY
-"""The questions whose answers the snapshot holds."""
+"""The queries whose results are in the snapshot."""

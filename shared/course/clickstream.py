@@ -1,7 +1,7 @@
-"""The clickstream's days begin with a topic and tables that are as new, so that each shows the same whenever it is run.
+"""Each day on the clickstream begins with an empty topic and empty tables, so that it shows the same on every run.
 
-Kafka keeps messages for a day. Who produced them yesterday finds an empty topic today; but the same seed sends the
-same bytes again.
+Kafka keeps messages for a day. A reader who produced them yesterday finds an empty topic today, but the same seed
+sends the same bytes again.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 
 def start_over(spark: SparkSession, settings: Settings | None = None, *, send: Sequence[int] = ()) -> Cluster:
-    """Make the topic, the clickstream's tables and the producer's accounts again, and return where the topic is.
+    """Reset the topic and the clickstream's tables, remove the producer's manifests, and return the cluster.
 
     Args:
         spark: the session.
         settings: the home, and the seed and scale of what is sent; defaults to this process's settings.
-        send: days of the virtual calendar that are then replayed into the topic, one event a second in the mean.
+        send: days of the virtual calendar; their events are then produced into the topic, one a second on average.
 
     Raises:
-        BrokerError: if Kafka does not answer; or if it is a cluster of yours whose topic holds messages, which are
-            not ours to remove.
+        BrokerError: if Kafka does not answer; or if it is a cluster of yours and the topic holds messages. Those are
+            not removed.
         PipelineError: if the streams of this home run in another process.
 
     Example:
@@ -48,7 +48,7 @@ def start_over(spark: SparkSession, settings: Settings | None = None, *, send: S
             f"The topic {TOPIC} at {cluster.bootstrap_servers} has been used, and this would remove it.",
             "remove it in the cluster's console, if nobody needs it, and run again",
         )
-    # First, since it refuses while the streams run.
+    # Before the topic is deleted: this call raises if the streams still run.
     streaming.reset(spark, BRONZE, settings)
     kafka.delete_topic(cluster)
     kafka.create_topic(cluster)

@@ -1,12 +1,12 @@
-"""Run the days in order, make each one's checks on the tables, and say what it cost.
+"""Run the days in order, check each day's tables, and report the cost of each day.
 
 A day is done when its notebook ran to its end in this home *and* its checks pass. The notebook must have reached
-its own check cell, which leaves a receipt; then the same checks are made again from outside. So a notebook that ran
+its own check cell, which writes a receipt. Then the same checks run again outside the notebook. So a notebook that ran
 in another home, skipped its work or lost a cell does not pass.
 
-A parameter of the run reaches a notebook the way papermill intends: as a cell below the one tagged ``parameters``, and
-only if it differs from the literal there. The default run is then exactly the notebook as committed, which is what
-the tests compare, and the executed copy shows which value was used.
+Papermill passes a parameter of the run to a notebook as a cell below the one tagged ``parameters``, and only if its
+value differs from the literal there. So the default run is exactly the committed notebook, which is what the tests
+compare, and the executed copy shows which value was used.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ RUNS = CHECKOUT / "build" / "runs"
 """Executed copies: one numbered directory per run."""
 
 FROM_SETTINGS = ("scale", "seed", "defects")
-"""Parameters that a notebook takes over from the settings of the same names."""
+"""Parameters of a notebook that get their values from the settings of the same names."""
 
 MOST_LINES = 15
-"""Lines of an error that are printed; all of them are in the executed copy."""
+"""The number of printed lines of an error; the executed copy has all lines."""
 
 NO_TABLE = "none changed"
 
@@ -61,15 +61,15 @@ class DayRun:
     peak_mb: float
     """Largest resident memory of kernel and engine together, in MiB."""
     tables: tuple[TableState, ...]
-    """The tables that this day made or changed, as they are after it."""
+    """The tables that this day created or changed, with their state after it."""
     checks_passed: int
     executed_copy: Path
 
 
 class DayFailed(CourseError):
-    """A day did not get to its end, or its checks fail after it.
+    """A day's notebook did not run to its end, or the day's checks failed.
 
-    ``failure`` says which cell, if it was a cell.
+    ``failure`` names the cell, if a cell failed.
     """
 
     def __init__(self, day: Day, problem: str, hint: str, failure: Failure | None = None) -> None:
@@ -80,13 +80,13 @@ class DayFailed(CourseError):
 
 @dataclass
 class CourseRun:
-    """A run of several days: what each cost, and what stopped it, if anything did."""
+    """A run of several days: the cost of each day, and the error that stopped the run, if there was one."""
 
     home: Path
     directory: Path
     days: list[DayRun] = field(default_factory=list)
     left_out: list[int] = field(default_factory=list)
-    """Days that need the home's own engine, where ``SPARK_REMOTE`` names another."""
+    """Days that are skipped because they need the home's own engine and ``SPARK_REMOTE`` names another."""
     error: DayFailed | None = None
 
     @property
@@ -118,17 +118,17 @@ def run(
     Executed copies go to ``build/runs/<n>/``; nothing is written into ``notebooks/``. Works from any directory.
 
     Args:
-        days: which, for example ``select(3, 4)``; defaults to all.
-        settings: the home, and the scale, seed and defects that the notebooks take over; defaults to this process's.
-        console: where progress is shown; defaults to nowhere.
-        check_day: what is asserted after a day.
-        runs: where the numbered directory is made.
+        days: the days to run, for example ``select(3, 4)``; defaults to all.
+        settings: the home, and the scale, seed and defects for the notebooks; defaults to this process's settings.
+        console: shows progress; without it no progress is shown.
+        check_day: the checks that run after each day.
+        runs: the directory in which the numbered directory is created.
 
     Returns:
-        What each finished day cost, and in ``error`` why the run stopped, if it did.
+        The cost of each finished day; ``error`` is the error that stopped the run, if there was one.
 
     Raises:
-        CourseError, EngineError: if the run cannot start: no notebook, no engine.
+        CourseError, EngineError: if the run cannot start, because a notebook or the engine is missing.
 
     Example:
         >>> result = run(select(1, 4), console=Console())
@@ -138,7 +138,7 @@ def run(
     chosen = select() if days is None else tuple(days)
     settings = settings or get_settings()
     for day in chosen:
-        read(day.notebook)  # all of them, before minutes are spent on the first
+        read(day.notebook)  # a missing notebook of a later day is an error now, not after minutes
     left_out = [day.number for day in chosen if named() and day.own_engine]
     chosen = tuple(day for day in chosen if day.number not in left_out)
     if left_out and not chosen:
@@ -154,7 +154,7 @@ def run(
             reason = "it needs an engine of its own, so run it with SPARK_REMOTE unset"
             console.print(f"day {number:>2}  skipped: {reason}", highlight=False)
     for day in chosen:
-        if console and not console.is_terminal:  # where there is no progress bar either
+        if console and not console.is_terminal:  # there is no progress bar here
             console.print(f"day {day.number:>2}  {day.title} ...", highlight=False)
         try:
             finished, before = _run_day(day, settings, check_day, result.directory, before, console)
@@ -241,7 +241,7 @@ def _new_directory(runs: Path) -> Path:
 
 
 def print_run(result: CourseRun, console: Console) -> None:
-    """Print what a run cost, day by day, and why it stopped, if it did."""
+    """Print the cost of each day of a run, and the error that stopped the run, if there was one."""
     if result.days:
         console.print(_summary(result))
         total = sum(day.seconds for day in result.days)
@@ -261,7 +261,7 @@ def _summary(result: CourseRun) -> Table:
         "rows": [[f"{state.rows:,}" for state in day.tables] for day in result.days],
     }
     table = Table(box=None, header_style="bold", pad_edge=False)
-    # In a narrow window a title is wrapped; a number or the name of a table is whole: cut, it would be another one.
+    # In a narrow window a title is wrapped, but a number or a table's name is never cut: that would change its meaning.
     table.add_column("day", overflow="fold")
     for name, cells in columns.items():
         widest = max(map(len, [name, *chain.from_iterable(cells)]))

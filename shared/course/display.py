@@ -1,9 +1,9 @@
-"""What a notebook uses to show something.
+"""Display functions for notebooks.
 
-Each function puts one output on the page, in a rich form and as ``text/plain``, and both are the same on every
-machine: that is what lets a test compare a stored output with a fresh one, character by character. Rows come in the
-order in which they are given, so **sort by a total order first**. A path below the project's home is shown as
-``$SHOPMETRICS_HOME/...``, one below the checkout relative to it.
+Each function puts one output on the page, in a rich form and as ``text/plain``. Both forms are the same on every
+machine, so a test can compare a stored output with a fresh one, character by character. Rows are shown in the order
+in which they are given, so **sort by a total order first**. A path below the project's home is shown as
+``$SHOPMETRICS_HOME/...``; a path below the checkout is shown relative to it.
 
 Example:
     >>> from shared.course import display
@@ -38,25 +38,25 @@ _BEGUN = time.time()
 """A notebook imports this module in its first cells, before it changes a table."""
 
 PICTURE_WIDTH = 760
-"""Pixels that the picture of a figure takes on the page; it is drawn sharper than that."""
+"""The width of a figure's picture on the page, in pixels; the picture itself has a higher resolution."""
 
 PLOTLY_MIME = "application/vnd.plotly.v1+json"
 
 MOST_COMPARED = 1_000
-"""Rows that :func:`compare` takes at most: it is for tables that a person can check by eye."""
+"""The most rows that :func:`compare` accepts: it is for tables that a person can check by eye."""
 
 
 def show(data: Tabular, n: int = 10, title: str = "", width: int = 60) -> None:
     """Show the first ``n`` rows of a table.
 
-    Numbers are right-aligned, a missing value is NULL, an instant is in UTC. If there are further rows, a line below
-    says so, without counting them.
+    Numbers are right-aligned, a missing value is NULL, an instant is in UTC. If there are more rows, a line below the
+    table says so, without counting them.
 
     Args:
         data: a Spark or pandas DataFrame (its index is not shown), or a list of dictionaries; sorted by the caller.
-        n: rows to show.
+        n: the number of rows to show.
         title: a line above the table.
-        width: characters per cell; a longer value ends in an ellipsis.
+        width: the most characters per cell; a longer value is cut and ends in an ellipsis.
 
     Raises:
         CourseError: if the data is not a table.
@@ -79,9 +79,9 @@ def shown(data: Tabular, n: int = 10, title: str = "", width: int = 60) -> Table
 
 
 def snapshot(data: Tabular) -> Rows:
-    """Return the rows as they are now, to :func:`compare` with later.
+    """Return the rows as they are now, for a later :func:`compare`.
 
-    A Spark DataFrame is a question, not an answer: asked again after a MERGE, it gives the new rows.
+    A Spark DataFrame is a query, not its result: after a MERGE, the same DataFrame returns the new rows.
 
     Raises:
         CourseError: if there are more than 1,000 rows.
@@ -101,8 +101,8 @@ def snapshot(data: Tabular) -> Rows:
 def compare(before: Tabular, after: Tabular, key: str | Sequence[str], title: str = "", width: int = 60) -> None:
     """Show two states of a table as one, sorted by key, with what changed marked.
 
-    A column in front says ``added``, ``removed`` or ``changed``; a changed cell reads ``old → new`` and is bold. Both
-    sides may have columns that the other lacks. NULL equals NULL here.
+    The first column says ``added``, ``removed`` or ``changed``; a changed cell reads ``old → new`` and is bold. Each
+    side may have columns that the other lacks. NULL equals NULL here.
 
     Args:
         before: the earlier state: :func:`snapshot`, or ``SELECT ... VERSION AS OF n``.
@@ -199,14 +199,14 @@ def _change(was: Any, now: Any, width: int) -> Cell:
 
 
 def figure(fig: go.Figure, alt: str, height: int = 360) -> None:
-    """Show a plotly figure: interactive in JupyterLab, a picture on a code host, a sentence for those who see neither.
+    """Show a plotly figure: interactive in JupyterLab, a picture on a code host, a sentence for readers without either.
 
-    The picture is not made here but when the stored outputs are refreshed, so that running a notebook needs no
-    browser. Nothing is loaded from elsewhere.
+    The picture is drawn later, when the stored outputs are refreshed, so running a notebook needs no browser. Nothing
+    is loaded from the network.
 
     Args:
-        fig: the figure; what it does not set itself, it takes from the course's template.
-        alt: what the figure shows, as a sentence with its numbers; read out, and compared by the tests.
+        fig: the figure; settings that it lacks come from the course's template.
+        alt: a sentence that says what the figure shows, with its numbers; screen readers read it, tests compare it.
         height: in pixels.
 
     Raises:
@@ -217,7 +217,7 @@ def figure(fig: go.Figure, alt: str, height: int = 360) -> None:
     """
     if not alt.strip():
         raise CourseError("A figure has no alt text: expected a sentence that says what it shows.", "pass alt=...")
-    # Through JSON and back: numpy and dates become what a stored notebook holds.
+    # Through JSON and back: numpy values and dates become plain JSON values, as in a stored notebook.
     content = json.loads(styled(fig, height).to_json())
     bundle = {
         "data": content["data"],
@@ -252,7 +252,7 @@ TEMPLATE = {
     "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 1, "xanchor": "right"},
     "title": {"x": 0, "xref": "paper", "font": {"size": 15}},
 }
-"""The course's plotly template, a tenth of the size of plotly's own, which every stored figure would carry."""
+"""The course's plotly template. Every stored figure contains its template, and plotly's own is ten times as large."""
 
 
 def diagram(name: str, alt: str = "") -> None:
@@ -263,7 +263,7 @@ def diagram(name: str, alt: str = "") -> None:
         alt: what the diagram says; defaults to the picture's own description.
 
     Raises:
-        CourseError: if there is no such diagram, with those that there are.
+        CourseError: if there is no such diagram; the message lists the existing ones.
     """
     found = {path.stem.split("-", 2)[2]: path for path in (CHECKOUT / "docs" / "img").glob("medallion-*-*.svg")}
     if name not in found:
@@ -280,12 +280,12 @@ def _description(svg: str) -> str:
 def lakehouse_state(spark: SparkSession, all_tables: bool = False) -> None:
     """Show what this notebook has changed, layer by layer: the versions and the rows that it added to each table.
 
-    The same whatever other days have done: of a table that was there before, what was there is not counted. A table's
-    creation is no version added.
+    The result does not depend on what other days did: versions and rows that a table already had are not counted. The
+    creation of a table does not count as an added version.
 
     Args:
         spark: the session.
-        all_tables: show every table as it stands, with its version and its rows.
+        all_tables: show every table instead, with its current version and its number of rows.
     """
     from shared import catalog
 
@@ -309,8 +309,8 @@ def source(function: Callable[..., Any] | type, docstring: bool = True) -> None:
     """Show the source code of a function or class of this project, with a link to its module.
 
     Args:
-        function: what to show.
-        docstring: False leaves its docstring out.
+        function: the function or class to show.
+        docstring: False hides its docstring.
 
     Example:
         >>> source(catalog.create_schemas)
@@ -334,10 +334,10 @@ def _without_docstring(code: str) -> str:
 
 @contextmanager
 def expect_error(*kinds: type[BaseException], lines: int | None = None) -> Iterator[None]:
-    """Show the error that the block raises on purpose, and go on. Fail if it raises none, or another kind.
+    """Show the error that the block raises on purpose, and continue. Fail if it raises none, or one of another class.
 
     Args:
-        kinds: the classes of error that are expected.
+        kinds: the expected error classes.
         lines: how many lines of its message to show; defaults to all.
 
     Raises:
@@ -361,12 +361,12 @@ def expect_error(*kinds: type[BaseException], lines: int | None = None) -> Itera
 def _portable(string: str) -> str:
     home, checkout = str(get_settings().home), str(CHECKOUT)
     string = string.replace(home, "$SHOPMETRICS_HOME").replace(checkout + "/", "")
-    # A server of this machine has another port on each.
+    # A local server has a different port on each machine.
     return re.sub(r"(?<![\d.])127\.0\.0\.1:\d+\b", "127.0.0.1:PORT", string)
 
 
 def put_table(table: Table) -> None:
-    """Show a table that was put together elsewhere."""
+    """Show a table that other code has built."""
     _put({"text/html": _portable(table.html()), "text/plain": _portable(table.plain())})
 
 

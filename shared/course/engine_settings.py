@@ -14,8 +14,8 @@ COLUMNS = ("setting", "stock", "here", "why")
 
 
 def rows(settings: Settings | None = None) -> list[tuple[str, str, str, str]]:
-    """Return setting, stock Spark's value, the value here, and why; those of small runs last."""
-    # As they are without anybody's own options; and some follow the number of cores.
+    """Return setting, stock Spark's value, the value here, and the reason; settings of small runs come last."""
+    # Without the user's own Spark options. Some values depend on the number of cores.
     default = (settings or get_settings()).model_copy(update={"spark_conf": ""})
     narrow, wide = (spark_conf(default.model_copy(update={"server_cores": cores})) for cores in (1, 64))
     always = [

@@ -1,8 +1,8 @@
-"""Run one notebook with papermill: in this very Python, in a home of the caller's choice, with its memory watched.
+"""Run one notebook with papermill: with this Python interpreter, in a home that the caller chooses.
 
 The kernel is the interpreter that runs this code, whatever kernels are installed on the machine. Its environment
-states every setting, so that a notebook, its checks and this process agree on the home; its working directory is the
-notebook's, as in JupyterLab.
+contains every setting, so that the notebook, its checks and this process use the same home. Its working directory is
+the notebook's directory, as in JupyterLab. The memory of the run is measured.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from shared.settings import PREFIX, Settings
 
 KERNEL_NAME = "python3"
 RAISES = "raises-exception"
-"""Tag of a cell that ends in an error on purpose."""
+"""Tag of a cell that raises an error on purpose."""
 
 SAMPLE_EVERY = 0.2
-"""Seconds between two looks at the memory."""
+"""Seconds between two measurements of the memory."""
 
 
 LAST_WORDS = 5
-"""Lines that are quoted from a dead kernel's stderr."""
+"""The number of lines that are quoted from a dead kernel's stderr."""
 
 _KILLED = "the system killed it, because everything together needed more than {limit}"
 _USUAL_DEATH = "usually the machine had no memory left for it, or the cell ended the process"
@@ -57,7 +57,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Execution:
-    """One run of one notebook: the notebook with its outputs, how long it took, and how it failed, if it did."""
+    """One run of one notebook: the notebook with its outputs, the run's cost, and the failure, if there was one."""
 
     notebook: Any
     seconds: float
@@ -70,7 +70,7 @@ def read(path: Path) -> Any:
     """Return a notebook.
 
     Raises:
-        CourseError: if there is none, or none that can be read.
+        CourseError: if the file does not exist or is not a notebook.
     """
     import nbformat
 
@@ -125,10 +125,10 @@ def execute(
 
     Args:
         path: the notebook.
-        settings: what the kernel sees as its settings; above all the home.
-        parameters: values to put in a cell below the one tagged ``parameters``.
-        save_to: where the executed copy is kept, saved after every cell.
-        progress: the label of papermill's progress bar; without it there is none.
+        settings: the kernel's settings, above all the home.
+        parameters: values for a cell below the one tagged ``parameters``.
+        save_to: the file of the executed copy, which is written after every cell.
+        progress: the label of papermill's progress bar; without a label there is no bar.
 
     Raises:
         CourseError: if the notebook cannot be read. A failing cell is not raised but returned.
@@ -139,9 +139,9 @@ def execute(
     from papermill.iorw import load_notebook_node, write_ipynb
     from papermill.parameterize import parameterize_notebook
 
-    # A failure is returned; papermill's logger would print it a second time.
+    # The failure is returned; without this handler papermill's logger would print it as well.
     logging.getLogger("papermill").addHandler(logging.NullHandler())
-    read(path)  # a clear error first; papermill then adds what it needs
+    read(path)  # raises a clear error; papermill's own loader then adds the metadata that it needs
     notebook = load_notebook_node(str(path))
     if parameters:
         notebook = parameterize_notebook(notebook, dict(parameters), kernel_name=KERNEL_NAME, language="python")
@@ -150,7 +150,7 @@ def execute(
     pids: list[int] = []
     started, dead = time.monotonic(), ""
     killed = kill_counter()
-    # What the kernel process itself says, as opposed to a cell: its last words, if it dies.
+    # The stderr of the kernel process, not of a cell: if the kernel dies, its last lines explain why.
     with (
         tempfile.TemporaryFile() as stderr,
         PeakMemory(lambda: [*pids, *_server_pids(settings)]) as memory,
@@ -161,7 +161,7 @@ def execute(
                 notebook,
                 kernel_name=KERNEL_NAME,
                 output_path=str(save_to) if save_to else None,
-                # None: no bar where there is no terminal to draw it on.
+                # tqdm takes None to mean: no bar if the output is not a terminal.
                 progress_bar={"desc": progress, "leave": False, "disable": None} if progress else False,
                 kernel_manager_class=_kernel_manager(environment(settings), pids, stderr),
                 resources={"metadata": {"path": str(path.parent)}},
@@ -178,7 +178,7 @@ def execute(
 
 
 def _failure(notebook: Any, dead: str) -> Failure | None:
-    """Return the first cell that went wrong: that raised without leave, never ran, or did not raise as it was to."""
+    """Return the first cell that failed: it raised unexpectedly, never ran, or ended without its expected error."""
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for number, cell in enumerate(code, start=1):
         errors = [output for output in cell.outputs if output.output_type == "error"]
@@ -200,12 +200,12 @@ def environment(settings: Settings) -> dict[str, str]:
     """Return the variables that make a run of a notebook the same everywhere, its settings among them."""
     stated = {name: getattr(settings, name) for name in type(settings).model_fields}
     variables = {f"{PREFIX}{name.upper()}": str(value) for name, value in stated.items() if value is not None}
-    # Set before the interpreter starts, or without effect.
+    # These two have an effect only if they are set before the interpreter starts.
     return variables | {"PYTHONHASHSEED": "0", "TZ": "UTC"}
 
 
 def _kernel_manager(variables: dict[str, str], pids: list[int], stderr: IO[bytes]) -> type:
-    """Return a kernel manager class that starts this interpreter, and notes the process that it started."""
+    """Return a kernel manager class that starts this interpreter and appends the process's id to ``pids``."""
     import zmq
     from ipykernel.kernelspec import RESOURCES, get_kernel_dict
     from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
@@ -220,7 +220,7 @@ def _kernel_manager(variables: dict[str, str], pids: list[int], stderr: IO[bytes
             super().__init__(
                 **options,
                 kernel_spec_manager=ThisPython(),
-                # What a cell prints is nobody else's business on a shared machine.
+                # On a shared machine, other users must not read what a cell prints.
                 transport_encryption="auto" if zmq.has("curve") else "disabled",
             )
 
@@ -237,10 +237,10 @@ def _server_pids(settings: Settings) -> list[int]:
 
 
 class PeakMemory(AbstractContextManager["PeakMemory"]):
-    """Watches the resident memory of some processes while a block runs.
+    """Measures the peak of the resident memory of some processes while a block runs.
 
     Args:
-        pids: the processes to add up, asked again each time, because they come and go.
+        pids: returns the processes to add up; called for each measurement, because processes start and end.
 
     Example:
         >>> with PeakMemory(lambda: [os.getpid()]) as memory:

@@ -1,6 +1,6 @@
-"""Mutants: plausible wrong implementations, and what a test says of them.
+"""Mutants: plausible wrong implementations, and the results of a test on them.
 
-A test is good if it fails when the code is wrong. So the code is made wrong on purpose, in one place, and the test is
+A test is good if it fails when the code is wrong. So one place of the code is made wrong on purpose, and the test is
 run: this is *mutation testing* (R. DeMillo, R. Lipton, F. Sayward, "Hints on test data selection", 1978). A mutant that
 makes the test fail is *killed*; a mutant that passes has *survived*, and a test is missing. ``make mutants`` runs every
 mutant of ``tests/mutants/mutants.toml`` against the suite; day 16 runs some of them against the reader's own tests.
@@ -22,7 +22,7 @@ FILE = CHECKOUT / "tests" / "mutants" / "mutants.toml"
 
 
 class MutantError(Exception):
-    """A mutant, or a name that was asked for, does not fit the sources."""
+    """A mutant does not match the sources, or no mutant has the requested name."""
 
 
 @dataclass(frozen=True)
@@ -32,19 +32,19 @@ class Mutant:
     name: str
     topic: str
     wrong: str
-    """What is wrong, and why somebody would write it: one or two sentences."""
+    """The mistake, and why a programmer might make it: one or two sentences."""
     file: str
     old: str
     """The text that is replaced; it occurs in the file exactly once."""
     new: str
     tests: tuple[str, ...]
-    """The tests that must notice: pytest's ids, the quickest first."""
+    """The tests that must fail: their pytest ids, the quickest first."""
 
     def applied_to(self, text: str) -> str:
         """Return the file's text with the mistake in it.
 
         Raises:
-            MutantError: if the mistake does not fit the text, or the text is no Python or TOML with it.
+            MutantError: if the text to replace is not in the file, or the result is not valid Python or TOML.
         """
         if (found := text.count(self.old)) != 1:
             raise MutantError(f"{self.name}: its old text occurs {found} times in {self.file}, expected exactly once")
@@ -73,13 +73,13 @@ def declared(file: Path = FILE) -> list[Mutant]:
 
 
 def of_declaration(declarations: Path) -> list[Mutant]:
-    """Return the mutants that change this file of declarations, ``shared/gold/tables.toml`` for example."""
+    """Return the mutants that change this declaration file, for example ``shared/gold/tables.toml``."""
     return [one for one in declared() if CHECKOUT / one.file == declarations]
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a test says of the right implementation and of wrong ones."""
+    """The results of a test on the right implementation and on wrong ones."""
 
     problem: str
     """Why the test proves nothing; empty if it passes on the right implementation and runs on every wrong one."""
@@ -88,7 +88,7 @@ class Judgement:
 
     @property
     def ok(self) -> bool:
-        """Whether the test is right and kills every mutant."""
+        """Whether the test passes on the right implementation and kills every mutant."""
         return not self.problem and not self.survived
 
     def __str__(self) -> str:
@@ -102,9 +102,9 @@ def judged(test: Callable[[Any], None], right: Any, wrong: Mapping[str, Any]) ->
     """Run a test on the right implementation and on wrong ones.
 
     Args:
-        test: takes an implementation, and raises AssertionError if that does not do what the test expects.
+        test: takes an implementation, and raises AssertionError if it does not do what the test expects.
         right: the right implementation.
-        wrong: the name of each wrong implementation to it.
+        wrong: the wrong implementations by name.
 
     Example:
         >>> def test_double(double):
@@ -127,7 +127,7 @@ def judged(test: Callable[[Any], None], right: Any, wrong: Mapping[str, Any]) ->
         except AssertionError:
             killed.append(name)
         except Exception as error:
-            # A crash is no verdict: the test would crash on a right implementation of another shape too.
+            # A crash proves nothing: the test might crash on a correct implementation of another shape too.
             return Judgement(f"stops with {type(error).__name__} on {name}, where an assertion must fail: {error}")
         else:
             survived.append(name)

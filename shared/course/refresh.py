@@ -1,11 +1,11 @@
-"""Store the notebooks' outputs again: run every one, in order, in a fresh home, and keep what does not vary.
+"""Refresh the notebooks' stored outputs: run all notebooks in order in a fresh home, and store what does not vary.
 
-A stored notebook holds its sources, execution counts 1 to n, and the outputs of the default run; no times, no versions
-of a machine, no paths. Refreshing it on another machine therefore changes nothing, and a difference in git is a
+A stored notebook holds its sources, execution counts 1 to n, and the outputs of the default run, but no times, no
+versions of a machine and no paths. So a refresh on another machine changes nothing, and a difference in git is a
 difference in behaviour.
 
-Figures get a picture beside their interactive form, for code hosts. It is drawn here and not in the notebook, from the
-stored figure itself, and only if that changed: two browsers never draw the same bytes.
+A figure gets a picture beside its interactive form, for code hosts. The picture is drawn here from the stored figure,
+and only if the figure changed, because two browsers never draw the same bytes.
 
 Run it with ``make notebooks``, or ``python -m shared.course.refresh``.
 """
@@ -46,15 +46,15 @@ KEPT_CELL_METADATA = ("tags", "jupyter")
 KEPT_OUTPUT_METADATA = (PNG,)
 
 CORES = 2
-"""Cores of the engine while outputs are stored and compared: how many files a write makes depends on it."""
+"""Cores of the engine while outputs are stored and compared; the number of files of a write depends on it."""
 
 PICTURE_SCALE = 1.5
-"""Pixels of a picture per pixel on the page: sharp on most screens, and small."""
+"""Pixels of a picture per pixel on the page: sharp on most screens, and still a small file."""
 
 
 def default_settings(home: Path) -> Settings:
     """Return the settings of the default run in this home, whatever the environment says about size and seed."""
-    # Where the jars and the JDK are depends on the machine; what comes out of a run must not.
+    # Settings such as the places of jars and JDK depend on the machine. The outputs of a run must not depend on it.
     here = get_settings()
     defaults = {name: field.default for name, field in Settings.model_fields.items()}
     kept = ("cache_dir", "java_home", "start_timeout", "startup_cache")
@@ -64,13 +64,14 @@ def default_settings(home: Path) -> Settings:
 
 
 def refresh(days: Sequence[Day] | None = None, console: Console | None = None) -> list[Path]:
-    """Run the notebooks in order in a fresh home and store their outputs. Return those that changed.
+    """Run the notebooks in order in a fresh home and store their outputs. Return the notebooks that changed.
 
-    A notebook is written only if something other than a picture differs, and only if its run succeeded.
+    A notebook is written only if its run succeeded, and only if something other than a picture differs or the stored
+    notebook lacks a picture.
 
     Args:
-        days: which; the first of them must not need what an earlier one makes. Left out, all.
-        console: where progress is shown; defaults to nowhere.
+        days: the days to run; the first must not need the tables of an earlier day. Defaults to all days.
+        console: shows progress; without it no progress is shown.
 
     Raises:
         CourseError: if a cell fails; or if a figure needs a picture and no browser is found to draw it.
@@ -101,7 +102,7 @@ def refresh(days: Sequence[Day] | None = None, console: Console | None = None) -
 
 
 def store(path: Path, executed: Any) -> bool:
-    """Normalise an executed notebook and write it, pictures included; return whether anything but a picture differed.
+    """Normalise an executed notebook and write it, pictures included. Return whether the file was written.
 
     Raises:
         CourseError: if a picture is needed and cannot be drawn.
@@ -119,14 +120,14 @@ def store(path: Path, executed: Any) -> bool:
 
 
 def normalised(notebook: Any) -> Any:
-    """Return a copy of an executed notebook with everything taken out that varies from run to run."""
+    """Return a copy of an executed notebook without anything that varies from run to run."""
     import nbformat
 
     copy = deepcopy(notebook)
     copy.metadata = nbformat.from_dict({"kernelspec": KERNELSPEC, "language_info": LANGUAGE_INFO})
     copy.nbformat, copy.nbformat_minor = 4, 5
     for number, cell in enumerate(copy.cells):
-        # JupyterLab gives every cell an id; one written by a program may lack it, and then gets the same each time.
+        # JupyterLab gives every cell an id. A cell written by a program may lack one, and then gets a fixed id.
         cell.setdefault("id", f"cell-{number}")
         cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k in KEPT_CELL_METADATA and v})
         for output in cell.get("outputs", []):
@@ -140,12 +141,12 @@ def _normalise_output(output: Any, count: int) -> None:
     if output.output_type == "execute_result":
         output.execution_count = count
     if output.output_type == "error":
-        # The rest of a traceback is colours, line numbers of libraries and paths of this machine.
+        # The rest of a traceback consists of colours, line numbers of libraries and paths of this machine.
         output.traceback = [f"{output.ename}: {output.evalue}"]
 
 
 def as_file(notebook: Any) -> str:
-    """Return a notebook as it stands in its file."""
+    """Return the text of a notebook's file."""
     import nbformat
 
     return str(nbformat.writes(notebook)).rstrip("\n") + "\n"
@@ -181,10 +182,10 @@ def _identity(bundle: Any) -> str:
 
 
 def add_pictures(notebook: Any, known: dict[str, str]) -> None:
-    """Put a picture beside every figure: the one known for the same figure, else a new one.
+    """Put a picture beside every figure: the known picture of the same figure, else a new one.
 
     Raises:
-        CourseError: if a new one is needed and cannot be drawn.
+        CourseError: if a new picture is needed and cannot be drawn.
     """
     missing = {_identity(bundle): bundle[PLOTLY_MIME] for bundle in figures(notebook)}
     missing = {identity: figure for identity, figure in missing.items() if identity not in known}
@@ -194,7 +195,7 @@ def add_pictures(notebook: Any, known: dict[str, str]) -> None:
 
 
 def draw(specifications: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a PNG of each figure, base64-encoded, drawn by one browser that loads nothing from elsewhere.
+    """Return a PNG of each figure, base64-encoded, drawn by one browser that loads nothing from the network.
 
     Raises:
         CourseError: if there is no browser to draw with, or if it cannot draw a figure.
@@ -222,7 +223,7 @@ async def _draw(specifications: Sequence[Mapping[str, Any]]) -> list[str]:
     from kaleido import Kaleido  # type: ignore[import-untyped]
 
     pictures = []
-    # No mathjax: it would come from a stranger's server.
+    # No mathjax: the browser would load it from a third party's server.
     async with Kaleido(mathjax=False) as browser:
         for figure in specifications:
             size = {"width": PICTURE_WIDTH, "height": figure["layout"]["height"], "scale": PICTURE_SCALE}
@@ -244,5 +245,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # An argument, --help among them, is then an error or an answer, and not a quarter of an hour.
+    # Through typer, `--help` and an unknown argument return at once, instead of starting a run of 15 minutes.
     typer.run(main)

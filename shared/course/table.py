@@ -1,7 +1,7 @@
 """A small table that reads the same everywhere: as HTML in JupyterLab and on a code host, as text in a terminal.
 
-The same data gives the same characters on every machine: an instant is shown in UTC whatever the local time zone, a
-floating-point number with ten significant digits, and nothing carries an id that is made up for the page.
+The same data gives the same characters on every machine. An instant is shown in UTC whatever the local time zone, a
+floating-point number with ten significant digits, and no HTML element has a generated id.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ MARKS = {
     "removed": "background-color: rgba(248, 81, 73, 0.25)",
     "changed": "background-color: rgba(210, 153, 34, 0.35)",
 }
-"""What a row or cell can be marked as, and how that looks; the word is always on the page too."""
+"""The marks of rows and cells, and their styles. The mark's word is always on the page too."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows in memory, as they were when they were taken: column names, and per row one Python value per column."""
+    """Rows in memory, as they were when they were read: column names, and one Python value per row and column."""
 
     columns: tuple[str, ...]
     values: tuple[tuple[Any, ...], ...]
     more: bool = False
-    """Whether the source has further rows."""
+    """Whether the source has more rows."""
 
 
 def take(data: Tabular, n: int) -> Rows:
@@ -126,7 +126,7 @@ def _instant(value: dt.datetime) -> str:
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: its text, and what it is marked as, if anything."""
+    """One cell: its text, and its mark, if it has one."""
 
     text: str
     mark: str = ""

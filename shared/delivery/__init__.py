@@ -1,4 +1,4 @@
-"""Delivery: what goes to a workspace, how it gets there, and the gates that it passes on the way.
+"""Delivery to a workspace: the bundle, its deployment, and the gates before the deployment.
 
-It works on a checkout: ``databricks.yml``, ``resources/`` and ``.github/``, which it reads, are not in the wheel.
+These modules need a checkout: they read ``databricks.yml``, ``resources/`` and ``.github/``, which no wheel contains.
 """

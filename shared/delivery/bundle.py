@@ -1,9 +1,9 @@
-"""The asset bundle: read for a target, and examined without a workspace.
+"""The asset bundle: read for a target, and checked without a workspace.
 
-``databricks bundle validate`` asks a workspace who is asking, and leaves much to the moment of the deployment or of the
-first run: a cycle of tasks, a cron expression, a parameter that the program does not have. :func:`problems` finds these
-in the files alone. The types and fields of each resource are checked by the classes of ``databricks-bundles``, which
-Databricks publishes.
+``databricks bundle validate`` needs a workspace to identify the user, and many problems show only at the deployment or
+at the first run: a cycle of tasks, a wrong cron expression, a parameter that the program does not have.
+:func:`problems` finds these in the files alone. The classes of ``databricks-bundles``, which Databricks publishes,
+check the types and fields of each resource.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from shared.settings import CHECKOUT
 FILE = "databricks.yml"
 
 _KNOWN_AT_DEPLOYMENT = re.compile(r"\$\{(workspace|resources)\.")
-"""Only a workspace knows who deploys, or which id a resource has got."""
+"""References whose value only a workspace knows, such as the deploying user or the id of a resource."""
 
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
@@ -33,26 +33,26 @@ _KEYS = {
     "a file of resources": {"resources"},
     "a target": {"mode", "default", "workspace", "run_as", "permissions", "variables"},
 }
-"""What this bundle uses of what may stand there. A misspelt key would be a warning of the tool's, and no error."""
+"""The keys that this bundle uses, out of all allowed keys. For a misspelt key Databricks' tool gives only a warning."""
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle as one target sees it: variables are in their places, and everything else is as it was written.
+    """A bundle as one target sees it: variables are replaced by their values, and everything else is as written.
 
-    ``${workspace...}`` stays as it is, since only a workspace knows what it stands for.
+    ``${workspace...}`` is not replaced, because only a workspace knows its value.
     """
 
     root: Path
     target: str
     content: dict[str, Any]
-    """What ``databricks.yml`` says."""
+    """The content of ``databricks.yml``."""
     resources: dict[str, dict[str, dict[str, Any]]]
-    """Kind to name to resource, for instance ``["jobs"]["nightly"]``."""
+    """Resources by kind and name, for instance ``["jobs"]["nightly"]``."""
     files: dict[tuple[str, str], Path]
-    """Kind and name to the file in which the resource stands: its paths are relative to it."""
+    """The file of each resource, by kind and name. Paths in a resource are relative to its file."""
     unknown: tuple[str, ...]
-    """Problems that were found while it was read."""
+    """Problems that were found while the bundle was read."""
 
     @property
     def jobs(self) -> dict[str, dict[str, Any]]:
@@ -63,7 +63,7 @@ class Bundle:
         """Return a job.
 
         Raises:
-            BundleError: if there is none of this name, with the names that there are.
+            BundleError: if there is no job of this name; the message lists the existing names.
         """
         if name not in self.jobs:
             raise BundleError(
@@ -107,9 +107,9 @@ def read(target: str = "dev", root: Path = CHECKOUT) -> Bundle:
 
 
 def problems(bundle: Bundle) -> list[str]:
-    """Return everything that is wrong with a bundle, each as a sentence; none if it can be deployed and run.
+    """Return all problems of a bundle, each as a sentence; none if the bundle can be deployed and run.
 
-    Neither a workspace nor an engine is asked.
+    This uses neither a workspace nor an engine.
     """
     found = [*bundle.unknown]
     for kind, named in bundle.resources.items():
@@ -126,10 +126,10 @@ def problems(bundle: Bundle) -> list[str]:
 
 
 def require_sound(bundle: Bundle) -> None:
-    """Raise if anything is wrong with a bundle.
+    """Raise if a bundle has problems.
 
     Raises:
-        BundleError: naming every problem at once.
+        BundleError: if there is a problem; the message lists all problems.
     """
     if found := problems(bundle):
         raise BundleError(
@@ -165,10 +165,10 @@ def _unknown_keys(content: Mapping[str, Any], what: str, where: str) -> list[str
 
 
 def _values(content: Mapping[str, Any], target: str) -> dict[str, str]:
-    """Return what ``${...}`` stands for, as far as it is known without a workspace."""
+    """Return the values of the ``${...}`` references that are known without a workspace."""
     values = {"bundle.name": content["bundle"]["name"], "bundle.target": target}
     for name, variable in (content.get("variables") or {}).items():
-        # A variable that is looked up has its value in the workspace only.
+        # Only the workspace knows the value of a variable that is looked up.
         values[f"var.{name}"] = variable.get("default", f"${{workspace.lookup.{name}}}")
     chosen = content["targets"][target].get("variables") or {}
     return values | {f"var.{name}": value for name, value in chosen.items()}
@@ -197,7 +197,7 @@ def _resolved(value: Any, values: Mapping[str, str], missing: set[str]) -> Any:
 
 
 def _field_problems(kind: str, resource: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what the class of ``databricks-bundles`` says of a resource's fields: it stops at the first."""
+    """Yield the error of the ``databricks-bundles`` class for a resource's fields. The class reports only the first."""
     from databricks.bundles.dashboards import Dashboard
     from databricks.bundles.jobs import Job
     from databricks.bundles.schemas import Schema
@@ -226,7 +226,7 @@ def _own_problems(kind: str, resource: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _catalog_problems(job: Mapping[str, Any], bundle: Bundle) -> Iterator[str]:
-    """Yield the tasks that would write to another catalog than the target's."""
+    """Yield the tasks whose parameters do not begin with the catalog of the target."""
     expected = ["--catalog", str(_values(bundle.content, bundle.target)["var.catalog"])]
     for task in job.get("tasks") or []:
         parameters = (task.get("python_wheel_task") or {}).get("parameters") or []

@@ -1,7 +1,7 @@
-"""The Lakeview dashboard: its file examined, and the figures of its widgets asked of any engine.
+"""The Lakeview dashboard: checks of its file, and its widgets' queries as SQL for any engine.
 
 A dashboard file (``.lvdash.json``) has datasets, which are queries, and widgets, which aggregate a dataset. A
-deployment takes the file as it is; a widget whose column no query has stays empty, and nobody is told.
+deployment accepts any file. If a widget uses a column that no query has, the widget stays empty and nothing reports it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def read(file: Path) -> dict[str, Any]:
 
 
 def datasets(content: Mapping[str, Any]) -> dict[str, str]:
-    """Return name to query of each dataset."""
+    """Return the query of each dataset by the dataset's name."""
     return {one["name"]: "".join(one.get("queryLines") or [one.get("query", "")]) for one in content["datasets"]}
 
 
@@ -43,9 +43,9 @@ def widgets(content: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def widget_query(content: Mapping[str, Any], name: str) -> str:
-    """Return the query that a widget asks: its fields over its dataset, grouped by those that are no aggregates.
+    """Return the query of a widget: its fields over its dataset, grouped by the fields that are not aggregates.
 
-    The text is SQL that Spark, DuckDB and a SQL warehouse take alike.
+    Spark, DuckDB and a SQL warehouse all accept this SQL.
     """
     widget = next(one for one in widgets(content) if one["name"] == name)
     query = widget["queries"][0]["query"]
@@ -56,9 +56,9 @@ def widget_query(content: Mapping[str, Any], name: str) -> str:
 
 
 def problems(file: Path) -> Iterator[str]:
-    """Yield what is wrong with a dashboard file, by its own text and the declared columns of gold."""
+    """Yield the problems of a dashboard file, found from its text and the declared columns of gold."""
     if not file.is_file():
-        return  # told by the resource's path
+        return  # the check of the resource's path reports a missing file
     try:
         content = read(file)
         names = [widget["name"] for widget in widgets(content)]
@@ -95,7 +95,7 @@ def _widget_problems(
 
 
 def _encoded(encodings: Any) -> set[str]:
-    """Return the fields that a widget shows, wherever in its encodings they stand."""
+    """Return the fields that a widget shows, at any depth of its encodings."""
     if isinstance(encodings, list):
         return set().union(*map(_encoded, encodings))
     if not isinstance(encodings, dict):
@@ -107,7 +107,7 @@ def _encoded(encodings: Any) -> set[str]:
 @contextmanager
 def _empty_gold() -> Iterator[DuckDBPyConnection]:
     """Open a database of empty tables with the declared columns of gold."""
-    # Here: the course's checks import this module in every notebook, and only two ask a database.
+    # Imported here: the course's checks import this module in every notebook, but only two checks need DuckDB.
     import duckdb
 
     with duckdb.connect() as connection:
@@ -118,7 +118,7 @@ def _empty_gold() -> Iterator[DuckDBPyConnection]:
 
 
 def _columns(definition: Any) -> Iterator[str]:
-    """Yield the columns of a gold table with their types: of those it groups by, as silver derives them, else text."""
+    """Yield the columns of a gold table with their types: the type of the measure or of silver's column, else text."""
     derived = {column.name: column.type for one in silver.TABLES.declared() for column in one.derived_columns}
     measures = {measure.name: measure.type for measure in definition.measures}
     for name in definition.columns:
@@ -126,5 +126,5 @@ def _columns(definition: Any) -> Iterator[str]:
 
 
 def _plain(expression: str) -> str:
-    """Return an expression without the backticks, which DuckDB does not know."""
+    """Return an expression without backticks, which DuckDB does not accept."""
     return expression.replace("`", "")

@@ -1,4 +1,4 @@
-"""The `databricks` command, where it is installed and knows a workspace."""
+"""The `databricks` command, if it is installed and configured for a workspace."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shared.settings import CHECKOUT
 
 
 def missing() -> str:
-    """Return why the command cannot be asked here; empty if it can."""
+    """Return why the command cannot be used here; empty if it can."""
     if not shutil.which("databricks"):
         return "the command databricks is not installed"
     configured = Path(os.environ.get("DATABRICKS_CONFIG_FILE", Path.home() / ".databrickscfg"))
@@ -22,12 +22,12 @@ def missing() -> str:
 
 
 def validate(target: str) -> str:
-    """Let Databricks' own command validate the bundle, warnings as errors; return what came of it, as a sentence.
+    """Validate the bundle with Databricks' own command, warnings as errors. Return the result as a sentence.
 
-    Where the command or a workspace is missing, the sentence says so.
+    If the command or a workspace is missing, the sentence says so.
 
     Raises:
-        BundleError: with what the command says, if it refuses the bundle.
+        BundleError: if the command refuses the bundle, with the command's output.
     """
     if why := missing():
         return f"databricks bundle validate --strict: skipped, because {why}"

@@ -1,7 +1,7 @@
-"""The files of the bundle that follow from the pipeline's own declarations: the nightly job, the schemas, the volume.
+"""The bundle's files that are generated from the pipeline's declarations: the nightly job, the schemas, the volume.
 
-A table that is declared in ``shared/silver/tables.toml`` is in the nightly job without anybody writing it there. A test
-fails while the committed file differs from what this module makes.
+If a table is declared in ``shared/silver/tables.toml``, the nightly job contains it without further edits. A test fails
+if the committed file differs from the file that this module generates.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ AFTER_GOLD = {
     "quality": "rules, freshness, volume and reconciliation of every table",
     "maintain": "small files, files that no version needs, tags",
 }
-"""Commands that follow the layers, in this order, each in the job as soon as the wheel has it."""
+"""Commands that run after the layers, in this order. The job contains each command that the wheel has."""
 
 TWO_O_CLOCK = "0 0 2 * * ?"
-"""02:00, when the files of the day before have landed: `ingested_at` of the virtual calendar says so too."""
+"""02:00, when the files of the day before have landed; `ingested_at` in the virtual calendar is 02:00 too."""
 
 ENVIRONMENT = {
     "environment_key": PACKAGE,
@@ -57,7 +57,7 @@ def write(root: Path = CHECKOUT) -> list[str]:
 
 
 def stale(root: Path = CHECKOUT) -> list[str]:
-    """Return the generated files that differ from what the declarations say now, or are missing."""
+    """Return the generated files that are missing, or differ from the present declarations."""
     return list(_stale(root))
 
 
@@ -70,7 +70,7 @@ def _stale(root: Path) -> dict[str, str]:
 
 
 def nightly_job(there: Collection[str]) -> dict[str, Any]:
-    """Return the nightly job: one task for each layer, in the order of the tables' sources, then what follows gold.
+    """Return the nightly job: one task for each layer, in the order of the tables' sources, then the tasks after gold.
 
     Args:
         there: the commands that the wheel has.
@@ -98,7 +98,7 @@ def nightly_job(there: Collection[str]) -> dict[str, Any]:
 
 
 def lakehouse() -> dict[str, Any]:
-    """Return the schemas with their comments, and the landing volume. Gold may be read by everybody."""
+    """Return the schemas with their comments, and the landing volume. All readers may read gold."""
     schemas = {
         name: {"catalog_name": "${var.catalog}", "name": name, "comment": comment}
         for name, comment in catalog.SCHEMAS.items()
@@ -110,7 +110,7 @@ def lakehouse() -> dict[str, Any]:
         "volumes": {
             volume: {
                 "catalog_name": "${var.catalog}",
-                # By reference: the volume is made after its schema.
+                # A reference, so that the schema is created before the volume.
                 "schema_name": f"${{resources.schemas.{schema}.name}}",
                 "name": volume,
                 "comment": "The landing volume, the manifest and the checkpoints.",
@@ -129,7 +129,7 @@ def _tables() -> dict[str, list[str]]:
 
 
 def _reads() -> dict[str, list[str]]:
-    """Return for each layer those layers that its tables are made from, itself left out."""
+    """Return for each layer the other layers that its tables are made from."""
     sources: Mapping[str, set[str]] = {
         "bronze": set(),
         "silver": {source for one in silver.TABLES.declared() for source in one.sources},
@@ -152,7 +152,7 @@ def _task(key: str, description: str, parameters: list[str], needed: list[str]) 
         "python_wheel_task": {
             "package_name": PACKAGE,
             "entry_point": PACKAGE,
-            # Serverless tasks have no environment variables of their own; so the catalog is an option.
+            # Serverless tasks have no environment variables of their own, so the catalog is an option.
             "parameters": ["--catalog", "${var.catalog}", *parameters],
         },
     }

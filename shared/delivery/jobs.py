@@ -19,7 +19,7 @@ def run(
     tell: Tell | None = None,
     quiet: bool = False,
 ) -> list[TaskRun]:
-    """Run a job's tasks, see :func:`shared.delivery.tasks.run`, and keep a record of a run of all of them.
+    """Run a job's tasks, see :func:`shared.delivery.tasks.run`. Without ``only``, keep a record of the run.
 
     Raises:
         BundleError: if there is no such job or task, or the tasks cannot be put in order.

@@ -1,4 +1,4 @@
-"""What was delivered and run in this home, one JSON file for each kind: the checks of days 15 to 18 read it."""
+"""Records of what was delivered and run in this home, one JSON file per kind. The checks of days 15 to 18 read them."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from shared.settings import Settings, get_settings
 
 
 def path(name: str, settings: Settings | None = None) -> Path:
-    """Return where a record is kept."""
+    """Return the file of a record."""
     return (settings or get_settings()).delivery / f"{name}.json"
 
 
 def keep(name: str, value: Any, settings: Settings | None = None) -> None:
-    """Keep a record in the place of the former one."""
+    """Write a record; it replaces the earlier record of this name."""
     file = path(name, settings)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_private(file, json.dumps(value, indent=2) + "\n")
 
 
 def last(name: str, settings: Settings | None = None) -> Any:
-    """Return the record that was kept last.
+    """Return the latest record of this name.
 
     Raises:
-        BundleError: if there is none.
+        BundleError: if there is no record.
     """
     file = path(name, settings)
     if not file.is_file():

@@ -1,8 +1,8 @@
-"""A deployment, rehearsed on this machine: the jobs of ``cd.yml`` in their order, with a directory for a workspace.
+"""A deployment, rehearsed on this machine: the jobs of ``cd.yml`` in their order, with a directory as the workspace.
 
-What is deployed is what a workspace gets: the wheel, built once, and the bundle's resources as a target sees them. The
-job then runs the code of the wheel and not that of the checkout. A target that fails stops those that need it; one
-behind an environment gate waits until it is approved.
+A rehearsal deploys the same things as a real deployment: the wheel, built once, and the bundle's resources as a target
+sees them. The job then runs the code of the wheel, not of the checkout. If a target fails, the targets that need it are
+skipped. A target behind an environment gate waits until it is approved.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from shared.settings import CHECKOUT, Settings, get_settings
 State = Literal["deployed", "failed", "waiting for approval", "left out"]
 
 SMOKE = "nightly"
-"""The job that is run after a deployment to dev."""
+"""The job that runs after a deployment to dev."""
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """What became of one target of a rehearsal."""
+    """The result of one target of a rehearsal."""
 
     target: str
     state: State
     version: str = ""
     """The first characters of the wheel's SHA-256: the same wheel is deployed to every target."""
     reason: str = ""
-    """Why it failed, waits, or was not deployed to."""
+    """Why the target failed, waits, or was skipped."""
 
 
 def stages(content: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return the targets that a workflow deploys to, each with those that it needs, in the order of deployment.
+    """Return the targets that a workflow deploys to, in the order of deployment, each with the targets that it needs.
 
-    A job deploys if one of its steps is ``make deploy``; its target is the ``TARGET`` of its environment.
+    A job deploys if one of its steps calls ``make deploy``; its target is ``TARGET`` in the job's ``env``.
 
     Raises:
         BundleError: if two jobs need each other.
@@ -74,13 +74,13 @@ def rehearse(
     tell: Callable[[Deployment], None] | None = None,
     quiet: bool = False,
 ) -> list[Deployment]:
-    """Deploy to every target of ``cd.yml`` in its order, and run the nightly job where the workflow does.
+    """Deploy to the targets of ``cd.yml`` in their order, and run the nightly job on targets that need no other target.
 
     Args:
-        approved: let the targets behind a gate be deployed to; without it they wait.
+        approved: also deploy to the targets behind a gate; without it they wait.
         root: the checkout that is deployed.
         settings: the home; defaults to this process's settings.
-        tell: told of each target as it ends.
+        tell: called with each target as it ends.
         quiet: do not show the tasks' output.
 
     Raises:
@@ -128,15 +128,15 @@ def _deploy(
 
 
 def place(target: str, settings: Settings | None = None) -> Path:
-    """Return the directory that stands for the workspace of a target: ``wheel/`` and ``resources.json``."""
+    """Return the directory that represents the workspace of a target; it holds ``wheel/`` and ``resources.json``."""
     return (settings or get_settings()).delivery / "workspace" / target
 
 
 def build_wheel(root: Path = CHECKOUT) -> Path:
-    """Build the wheel as the bundle says, and return it.
+    """Build the wheel with the bundle's build command, and return its path.
 
     Raises:
-        BundleError: with what the build said, if it failed.
+        BundleError: if the build failed, with its output.
     """
     command = bundle.read(root=root).content["artifacts"]["wheel"]["build"]
     done = subprocess.run(command, shell=True, cwd=root, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Schedules: Quartz cron expressions and time zones, which a deployment takes as they are."""
+"""Checks of schedules: Quartz cron expressions and time zones, which a deployment does not check."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _FIELDS: tuple[tuple[str, int, int, list[str]], ...] = (
     ("day of week", 1, 7, _WEEKDAYS),
     ("year", 1970, 2199, []),
 )
-"""Name, least and greatest value, and the words that may stand for the values, from the least on."""
+"""Each field's name, least and greatest value, and the words that may replace the values, from the least on."""
 
 _DAY_OF_MONTH, _DAY_OF_WEEK = 3, 5
 
 
 def problems(given: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is wrong with a job's schedule.
+    """Yield the problems of a job's schedule.
 
-    A Quartz expression has six fields or seven, from the second to the year. One of the two days must be ``?``. The
-    further signs of Quartz, ``L``, ``W`` and ``#``, are refused: nothing here needs them.
+    A Quartz expression has six or seven fields, from the second to the year. Exactly one of the two day fields must be
+    ``?``. Quartz' other signs, ``L``, ``W`` and ``#``, are refused, because no job here needs them.
     """
     if "pause_status" in given:
         yield "the schedule has a pause_status: leave it out, an explicit UNPAUSED would run in development too"
@@ -55,7 +55,7 @@ def _cron_problems(fields: list[str]) -> Iterator[str]:
 
 
 def _is_part(part: str, least: int, greatest: int, words: list[str]) -> bool:
-    """Return whether this is a value, ``*`` or a range, and perhaps a step."""
+    """Return whether the text is a value, ``*`` or a range, with or without a step."""
     value = r"\d+|" + "|".join(words) if words else r"\d+"
     found = re.fullmatch(rf"(?:\*|({value})(?:-({value}))?)(?:/(\d+))?", part)
     if not found:

@@ -1,8 +1,8 @@
-"""A job's tasks: their order, what is wrong with them, and a run of them on the engine of this machine.
+"""A job's tasks: their order, their problems, and a run of them on this machine's engine.
 
-A task is a call of the wheel's console script. A workspace finds the function to call in the wheel's metadata, under
-the name that the task states as its entry point; so does this module, in the metadata of the installed package.
-Therefore whatever the wheel's command line refuses, an unknown command or a misspelt option, is found before the run.
+A task is a call of the wheel's console script. A workspace looks up the task's entry point in the wheel's metadata to
+find the function to call. This module does the same in the metadata of the installed package. So it finds before the
+run what the wheel's command line would refuse, such as an unknown command or a misspelt option.
 """
 
 from __future__ import annotations
@@ -27,36 +27,36 @@ PACKAGE = "shopmetrics"
 State = Literal["succeeded", "failed", "upstream failed"]
 
 _KINDS = "_task"
-"""How the names of those fields end that say what a task does."""
+"""The suffix of the fields that say what a task does, such as ``python_wheel_task``."""
 
 _CALL = (
     "import sys; from importlib.metadata import distribution; package, name = sys.argv[1:3]; sys.argv[:3] = [name]; "
     "(entry,) = distribution(package).entry_points.select(group='console_scripts', name=name); entry.load()()"
 )
-"""What a workspace does with a task: find the entry point of the installed package, and call it."""
+"""This program runs a task as a workspace does: it finds the entry point of the installed package, and calls it."""
 
 
 @dataclass(frozen=True)
 class TaskRun:
-    """What became of one task of a run."""
+    """The result of one task of a run."""
 
     task_key: str
     state: State
     seconds: float
-    """0 for one that was not started."""
+    """0 for a task that was not started."""
     parameters: tuple[str, ...]
     output: str = ""
-    """What it wrote, both streams in their order, if that was kept and not shown."""
+    """The task's output, both streams in their order, if it was not shown."""
 
 
 Tell = Callable[[TaskRun], None]
 
 
 def order(job: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the tasks of a job, each after those that it depends on; else as they are written.
+    """Return the tasks of a job, each after the tasks that it depends on; otherwise in the order of the file.
 
     Raises:
-        BundleError: if they depend on each other in a cycle, or on a task that is not there.
+        BundleError: if the tasks depend on each other in a cycle, or on a task that does not exist.
     """
     if found := list(_graph_problems(job)):
         raise BundleError("The tasks cannot be put in order: " + "; ".join(found) + ".", "correct depends_on")
@@ -77,11 +77,11 @@ def upstream(task: Mapping[str, Any]) -> list[str]:
 
 
 def problems(job: Mapping[str, Any], content: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is wrong with a job's tasks, of what a deployment does not notice.
+    """Yield the problems of a job's tasks that a deployment does not find.
 
     Args:
-        job: the job, with variables in their places.
-        content: what ``databricks.yml`` says.
+        job: the job, with variables replaced by their values.
+        content: the content of ``databricks.yml``.
     """
     yield from _graph_problems(job)
     environments = [one.get("environment_key") for one in job.get("environments") or []]
@@ -130,7 +130,7 @@ def _call_problems(wheel: Mapping[str, Any]) -> Iterator[str]:
 
 
 def command_line() -> Any:
-    """Return the wheel's command line as a click command, found by its entry point, as a workspace finds it."""
+    """Return the wheel's command line as a click command, found by its entry point as in a workspace."""
     from typer.main import get_command
 
     (entry,) = distribution(PACKAGE).entry_points.select(group="console_scripts", name=PACKAGE)
@@ -143,17 +143,17 @@ def commands() -> set[str]:
 
 
 def refused(parameters: Sequence[str]) -> str:
-    """Return why the wheel's command line refuses these parameters; empty if it takes them. Nothing is run."""
+    """Return why the wheel's command line refuses these parameters; empty if it accepts them. No command is run."""
     import typer
 
-    # Typer has a click of its own, or takes the one that is installed: the exception is named by what it inherits.
+    # Typer uses its own copy of click or the installed one: the base classes of its errors show which.
     click_exception = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
     command, name, rest, parent = command_line(), PACKAGE, list(parameters), None
     try:
         while hasattr(command, "commands"):
             if not rest:
                 return f"no command is named after {name!r}"
-            # As click itself does, but nothing is called: parse the group's own part, and go into the command.
+            # As click does, but without a call: parse the group's own options, then go into the command.
             context = command.make_context(name, rest, parent=parent)
             left = [*context._protected_args, *context.args]
             if not left:
@@ -180,19 +180,19 @@ def run(
 ) -> list[TaskRun]:
     """Run the tasks of a job in their order, each in a process of its own, on the engine of this home.
 
-    A task starts when every task that it depends on has succeeded; else it is skipped, as in a workspace, where
-    ``run_if`` is ``ALL_SUCCESS`` unless the task says otherwise. Tasks that do not depend on each other run one after
-    the other: this machine is one.
+    A task starts if every task that it depends on has succeeded; otherwise it is skipped. A workspace does the same:
+    there ``run_if`` defaults to ``ALL_SUCCESS``. Tasks that do not depend on each other run one after another, because
+    there is only this machine.
 
     Args:
-        job: the job, with variables in their places.
-        only: keys of the tasks to run; what they depend on counts as succeeded. Defaults to all.
+        job: the job, with variables replaced by their values.
+        only: keys of the tasks to run; the tasks that they depend on count as succeeded. Defaults to all tasks.
         code: directory of an unpacked wheel to run instead of this checkout.
-        tell: told of each task as it ends.
-        quiet: keep the tasks' output in what is returned, instead of showing it.
+        tell: called with each task as it ends.
+        quiet: return the tasks' output instead of showing it.
 
     Raises:
-        BundleError: if the tasks cannot be put in order, or one of ``only`` is not there.
+        BundleError: if the tasks cannot be put in order, or one of ``only`` does not exist.
     """
     ordered = order(job)
     keys = [task["task_key"] for task in ordered]
@@ -219,14 +219,14 @@ def run(
 def _call(
     wheel: Mapping[str, Any], parameters: Sequence[str], code: Path | None, quiet: bool
 ) -> subprocess.CompletedProcess[str]:
-    # A path in front of the installed package: the wheel's modules are then found first. -P: not those of the directory
-    # in which somebody happens to be.
+    # The wheel's directory comes before the installed package, so its modules are found first. With -P, Python does not
+    # search the current directory.
     path = [str(code), *filter(None, [os.environ.get("PYTHONPATH")])] if code else []
     environment = os.environ | ({"PYTHONPATH": os.pathsep.join(path)} if path else {})
-    # By default a home lies beside the code, and the wheel's code lies elsewhere.
+    # The default home is beside the code, but the wheel's code is in another place.
     environment[f"{PREFIX}HOME"] = str(get_settings().home)
     if quiet:
-        # What is kept is text. A notebook asks every program for colours, and bars that move.
+        # The output is returned as plain text, but a notebook's environment asks every program for colours and bars.
         environment = {name: value for name, value in environment.items() if name not in _COLOURS} | {"NO_COLOR": "1"}
     return subprocess.run(
         [sys.executable, "-P", "-c", _CALL, wheel["package_name"], wheel["entry_point"], *parameters],
@@ -239,4 +239,4 @@ def _call(
 
 
 _COLOURS = ("FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "PY_COLORS")
-"""Variables by which a program is told to write colours into what is no terminal."""
+"""Variables that make a program write colours even if its output is not a terminal."""

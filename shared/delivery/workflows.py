@@ -1,7 +1,8 @@
-"""GitHub workflows: read from their files, and their steps run here, in a copy of the checkout.
+"""GitHub workflows: read from their files, with their steps run on this machine in a copy of the checkout.
 
-The steps that run are those of the file, so what a learner sees fail is the gate itself and no imitation. What only
-GitHub can do is not run, and named: actions (``uses``), and steps that need its context, such as a secret.
+The steps are taken from the workflow's file, so a learner sees the real gate fail and not an imitation. Steps that only
+GitHub can run are skipped, and the result says why: actions (``uses``), and steps that need GitHub's context, such as a
+secret.
 """
 
 from __future__ import annotations
@@ -35,18 +36,18 @@ _EXPRESSION = re.compile(r"\$\{\{\s*([^}]+?)\s*\}\}")
 
 @dataclass(frozen=True)
 class StepRun:
-    """What became of one step of a job. ``output`` is what the step wrote, both streams in their order."""
+    """The result of one step of a job. ``output`` is the step's output, both streams in their order."""
 
     name: str
     state: State
     seconds: float = 0.0
     output: str = ""
     reason: str = ""
-    """Why it was not run."""
+    """Why the step was not run."""
 
 
 def read(file: Path, root: Path = CHECKOUT) -> dict[str, Any]:
-    """Return a workflow as it is written.
+    """Return the content of a workflow's file.
 
     Raises:
         BundleError: if the file is missing, is not YAML, or has no jobs.
@@ -66,7 +67,7 @@ def job(content: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return a job of a workflow.
 
     Raises:
-        BundleError: if there is none of this name that has steps, with the names that there are.
+        BundleError: if there is no job of this name with steps; the message lists the existing names.
     """
     with_steps = [key for key, one in content["jobs"].items() if "steps" in one]
     if name not in with_steps:
@@ -76,25 +77,25 @@ def job(content: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def make_targets(job: Mapping[str, Any]) -> list[str]:
-    """Return the targets that the steps of a job hand to make, in order."""
+    """Return the targets with which the steps of a job call make, in order."""
     return [target for step in job.get("steps", []) if "run" in step for target in targets_in(str(step["run"]))]
 
 
 def targets_in(script: str) -> list[str]:
-    """Return the targets that a shell script hands to make, each at the beginning of a line, in order."""
+    """Return the targets of the make calls that begin a line of a shell script, in order."""
     return re.findall(r"^\s*make (\w[\w-]*)", script, re.MULTILINE)
 
 
 @contextmanager
 def copy_of(root: Path = CHECKOUT) -> Iterator[Path]:
-    """Make a copy of what git knows of a checkout, new files included, and remove it afterwards.
+    """Copy the files of a checkout that git tracks or would add, and remove the copy afterwards.
 
-    The copy is a repository of its own with one commit, so that a step may ask git what has changed. Its virtual
+    The copy is a repository of its own with one commit, so that a step can ask git what has changed. Its virtual
     environment is the checkout's.
 
     Raises:
-        BundleError: if git does not know the checkout, or its dependencies have changed since they were installed:
-            `make setup` within the copy would then install the copy.
+        BundleError: if the checkout is not a git repository, or its dependencies have changed since they were
+            installed: in that case `make setup` in the copy would install the copy.
     """
     installed = root / ".venv" / ".installed"
     if installed.is_file() and any(
@@ -110,7 +111,7 @@ def copy_of(root: Path = CHECKOUT) -> Iterator[Path]:
                 shutil.copy2(root / name, copy / name)
         _git(copy, "init", "--quiet")
         _git(copy, "add", "--all")
-        # Settings of the user, such as signing, are not for a scratch repository.
+        # A temporary repository must not use the user's git settings, such as signing.
         _git(copy, *_NOBODY, "commit", "--quiet", "--no-verify", "--message", "copy")
         if (root / ".venv").is_dir():
             (copy / ".venv").symlink_to((root / ".venv").resolve(), target_is_directory=True)
@@ -134,16 +135,16 @@ def run_steps(
     matrix: Mapping[str, str] | None = None,
     on_end: Callable[[StepRun], None] | None = None,
 ) -> list[StepRun]:
-    """Run the ``run`` steps of a job in a folder, in order, each as GitHub's runner does: by ``bash -e``.
+    """Run the ``run`` steps of a job in a folder, in order, each with ``bash -e`` as GitHub's runner does.
 
-    After a step that fails, the steps that follow are not run, as on GitHub.
+    If a step fails, the later steps are not run, as on GitHub.
 
     Args:
         content: the workflow.
         name: the job.
         folder: where the steps run, usually a :func:`copy_of` the checkout.
         matrix: values for ``${{ matrix.x }}``; defaults to the first value of each.
-        on_end: told of each step as it ends.
+        on_end: called with each step as it ends.
 
     Raises:
         BundleError: if there is no such job.
@@ -183,7 +184,7 @@ def _run_step(
     done = subprocess.run(
         ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script],
         cwd=folder / str(step.get("working-directory", ".")),
-        # The package that is installed is the checkout's: the copy's modules come before it.
+        # The installed package is the checkout's, so the path puts the copy's modules before it.
         env=_environment() | {"PYTHONPATH": str(folder)} | filled,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -199,8 +200,8 @@ def _filled(text: str, values: Mapping[str, str]) -> str:
 
 
 def _environment() -> dict[str, str]:
-    # The copy brings its own code and its own home: nothing of the process that asks may lead it elsewhere. Nor may the
-    # variables by which git and make tell what they start that it is a part of them. A log is text, without colours.
+    # The copy has its own code and its own home, so the steps must not see this process's settings. They must not see
+    # the variables that git and make set for their child processes either. A log is plain text, without colours.
     kept = (f"{PREFIX}CACHE_DIR", f"{PREFIX}JAVA_HOME")
     ours = ("GIT_", "MAKE", "MFLAGS", "PYTEST", "FORCE_COLOR", "CLICOLOR", "PY_COLORS", PREFIX)
     return {name: value for name, value in os.environ.items() if name in kept or not name.startswith(ours)}

@@ -1,4 +1,4 @@
-"""Look at a machine and say what is well, what is not, and what to do about it."""
+"""Examine a machine: report what works, what does not, and how to repair it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LOW_MEMORY_GB = {"standard": 2.5, "small": 1.2}
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at: the verdict, what was found, and what to do if it is not well."""
+    """The result of one check: the verdict, what was found, and what to do if something is wrong."""
 
     name: str
     verdict: Verdict
@@ -64,7 +64,7 @@ def _packages() -> Finding:
         try:
             installed = version(name)
         except PackageNotFoundError:
-            continue  # pinned for another platform, or only needed to develop
+            continue  # pinned for another platform, or needed only for development
         if installed != wanted and not marker:
             differing.append(f"{name} {installed} instead of {wanted}")
     if differing:

@@ -1,8 +1,8 @@
-"""Install the locked packages into the Python that runs this: by uv, or by pip where uv does not work.
+"""Install the locked packages into the Python that runs this file: with uv, or with pip where uv does not work.
 
 ``make setup`` runs this file by its path, before anything else is installed, so it needs the standard library only.
-uv takes a fraction of pip's time, but does not read pip's configuration: which index to ask, and which certificates to
-trust, is passed on to it.
+uv takes a fraction of pip's time, but does not read pip's configuration. So the index and the certificates that pip is
+configured with are passed to uv.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 PACKAGES = ["-c", "constraints.txt", "-e", ".[dev]"]
 
 _SECTIONS = ("global", "install", ":env:")
-"""Of pip's configuration; a later one counts more."""
+"""Sections of pip's configuration; a later section overrides an earlier one."""
 
 
 def pip_settings(listing: str) -> dict[str, str]:
-    """Return what ``pip config list`` says that pip would use when it installs, by option."""
+    """Return the options that ``pip install`` would use, with their values, from the output of ``pip config list``."""
     found: dict[str, str] = {}
     for section in _SECTIONS:
         for line in listing.splitlines():
@@ -38,17 +38,17 @@ def pip_settings(listing: str) -> dict[str, str]:
 
 
 def uv_environment(pip: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that make uv ask the same index as pip, but for those that are given already.
+    """Return the variables that make uv ask the same index as pip, without those that are set already.
 
     Args:
-        pip: pip's settings by option, as ``index-url``.
+        pip: pip's settings by option, such as ``index-url``.
         given: the environment.
     """
     folders = [link for link in pip.get("find-links", "").split() if "://" in link or Path(link).is_dir()]
     wanted = {
         "UV_DEFAULT_INDEX": pip.get("index-url", ""),
         "UV_INDEX": " ".join(pip.get("extra-index-url", "").split()),
-        # As pip does: the best version of all indexes, not only of the first that knows the name.
+        # As pip does: the best version from all indexes, not only from the first index that has the package.
         "UV_INDEX_STRATEGY": "unsafe-best-match" if pip.get("extra-index-url") else "",
         "UV_NO_INDEX": "1" if pip.get("no-index", "").lower() in ("1", "true", "yes", "on") else "",
         "UV_FIND_LINKS": ",".join(folders),
@@ -58,13 +58,13 @@ def uv_environment(pip: Mapping[str, str], given: Mapping[str, str]) -> dict[str
         "HTTPS_PROXY": pip.get("proxy", ""),
         "HTTP_PROXY": pip.get("proxy", ""),
     }
-    # A name that differs in case only counts as given: proxies are set in both.
+    # Names are compared without regard to case, because proxy variables exist in lower and in upper case.
     names = {name.upper() for name in given}
     return {name: value for name, value in wanted.items() if value and name not in names}
 
 
 class Progress:
-    """What uv or pip is at, in a few words, from the lines that it prints."""
+    """The current step of uv or pip in a few words, derived from the lines that it prints."""
 
     def __init__(self) -> None:
         self.now = "asking which packages are needed"
@@ -72,13 +72,13 @@ class Progress:
         self._pending: list[str] = []
 
     def take(self, line: str) -> None:
-        """Take in a line of the output."""
+        """Read one line of the output."""
         word, _, rest = line.strip().partition(" ")
         name = rest.partition(" ")[0].partition("==")[0]
         match word:
-            case "Downloading" if name.endswith((".whl", ".gz", ".metadata")):  # pip, one after the other
+            case "Downloading" if name.endswith((".whl", ".gz", ".metadata")):  # pip downloads one at a time
                 self.now = f"downloading {name.partition('-')[0]}"
-            case "Downloading" | "Building":  # uv, at once; the large ones only
+            case "Downloading" | "Building":  # uv works on several at once, and prints only the large ones
                 self._wanted.append(name)
                 self._pending.append(name)
             case "Downloaded" | "Built":
@@ -95,10 +95,10 @@ class Progress:
 
 
 class Line:
-    """One line that says what is going on, and for how long: rewritten in a terminal, else printed now and then."""
+    """One progress line with the elapsed time: rewritten in place in a terminal, else printed now and then."""
 
     EVERY = 5.0
-    """Seconds between two lines in a file, if they differ."""
+    """Seconds between two different lines if the output is not a terminal."""
 
     AT_LEAST_EVERY = 20.0
 
@@ -117,16 +117,16 @@ class Line:
             self._said, self._at = text, seconds
 
     def clear(self) -> None:
-        """Take the line away, where that can be."""
+        """Remove the line, if the output is a terminal."""
         if self._out.isatty():
             print("\r\033[K", end="", file=self._out, flush=True)
 
 
 def run(command: Sequence[str], environment: Mapping[str, str] | None = None, out: TextIO | None = None) -> None:
-    """Run an installer, and say once a second what it is at.
+    """Run an installer, and report its current step once a second.
 
     Raises:
-        subprocess.CalledProcessError: if it fails, with what it printed.
+        subprocess.CalledProcessError: if it fails; the error holds its output.
     """
     progress, line, printed = Progress(), Line(out), []
     with subprocess.Popen(
@@ -160,10 +160,10 @@ def main() -> int:
         environment = os.environ | uv_environment(pip_settings(listing), os.environ)
         uv = [sys.executable, "-m", "uv", "pip", "install", "--python", sys.executable]
         if sys.dont_write_bytecode:
-            # No later import may keep what it compiles, and each process would compile everything again.
+            # Where a later import cannot write its bytecode, every process would compile every module again.
             uv.append("--compile-bytecode")
         try:
-            # Every version is locked, so what uv has kept needs no index; some seconds instead of a minute.
+            # Every version is locked, so packages in uv's cache need no index: some seconds instead of a minute.
             run([*uv, "--offline", *PACKAGES], environment)
         except subprocess.CalledProcessError:
             run([*uv, *PACKAGES], environment)

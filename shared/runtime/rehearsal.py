@@ -1,9 +1,9 @@
-"""Write down which classes an engine loads: ``engine.classes.gz``, from which every machine makes its start-up cache.
+"""List the classes that an engine loads, in ``engine.classes.gz``. Every machine makes its start-up cache from it.
 
     make classes
 
-Run it when the version of Spark, Delta or Java changes. An old list only makes a start slower: what it names and the
-jars no longer hold is passed over.
+Run it when the version of Spark, Delta or Java changes. An old list only makes a start slower: the JVM skips a class
+that is no longer in the jars.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ WORK = (
     "produce --day 1 --speedup 0",
     "stream run",
 )
-"""What the engine does meanwhile: a history of a thousand orders, a day's changes to it, and a day of clicks."""
+"""The engine's work in the meantime: a history of a thousand orders, a day's changes to it, and a day of clicks."""
 
 
 def rehearse(settings: Settings | None = None) -> None:
-    """Let an engine do this work in a home of its own, and keep the list of classes that it loaded.
+    """Run the commands in ``WORK`` on an engine in a temporary home, and store the list of the classes that it loaded.
 
     Raises:
         EngineError: if a step fails.
@@ -47,8 +47,8 @@ def rehearse(settings: Settings | None = None) -> None:
                 _shopmetrics(command, home)
         finally:
             _shopmetrics("down", home)
-        # What a class loader of Spark's own brought has a path of this machine. Resolved constants are left
-        # out: they double the list.
+        # A class from one of Spark's own class loaders has a "source" with a path of this machine. Resolved
+        # constants ("@cp") would double the list.
         lines = [
             line
             for line in listed.read_text().splitlines(keepends=True)

@@ -1,6 +1,6 @@
 """Prepare a machine: fetch the jars, and make the engine's start-up cache.
 
-``make setup`` ends with this. Running it again when everything is there takes a fraction of a second.
+This is the last step of ``make setup``. If everything exists already, it takes a fraction of a second.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from shared.runtime.process import launch
 from shared.settings import CHECKOUT, PREFIX, Settings, get_settings
 
 MAKING_NEEDS = 3 * 2**30
-"""Bytes of memory for an engine, and for the JVM beside it that makes the start-up cache: 1.1 GB of them."""
+"""Bytes of memory for an engine and for the JVM that makes the start-up cache beside it; the latter needs 1.1 GB."""
 
 
 def prepare(settings: Settings | None = None, *, quiet: bool = False, wait: bool = False) -> None:
-    """Make everything ready that a first start needs.
+    """Prepare everything that a first start needs.
 
-    The jars are there afterwards. The engine's start-up cache is made in the background: a start without it is only
-    slower, and nothing else waits for it.
+    The jars are fetched before this returns. The engine's start-up cache is made in the background, because a start
+    without it is only slower, and nothing else waits for it.
 
     Args:
-        settings: of this process by default.
-        quiet: say only what takes time or did not work.
-        wait: make the start-up cache now, as an image needs it.
+        settings: defaults to this process's settings.
+        quiet: print only what takes time or fails.
+        wait: make the start-up cache before returning, as the build of an image needs it.
 
     Raises:
-        EngineError: if the jars cannot be had; or the start-up cache, where that is waited for.
+        EngineError: if the jars cannot be fetched; or, with ``wait``, if the start-up cache cannot be made.
     """
     settings = settings or get_settings()
     java = find_java(settings)
@@ -86,7 +86,7 @@ def _fetch_jars(settings: Settings) -> None:
 
 
 def log_path(settings: Settings) -> Path:
-    """Return where it is said what was in the way of a start-up cache that was made in the background."""
+    """Return the log of the background process that makes the start-up cache; it says why the process failed."""
     return settings.cache_dir / "startup-cache.log"
 
 
@@ -97,7 +97,7 @@ def _prepare_later(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    # Everything else goes first on the processor, and stays when memory is short.
+    # Every other process has priority on the processor, and survives this one if memory is short.
     os.nice(19)
     with suppress(OSError):  # Linux only
         Path("/proc/self/oom_score_adj").write_text("1000")

@@ -1,9 +1,9 @@
 """One Spark Connect server for everything: notebooks, commands, tests and streams of one home directory.
 
-``connect()`` is the only way in. It returns a session to, in this order: the engine that Databricks already
-provides; the address in ``SPARK_REMOTE``; a local server that it starts once and leaves running. One JVM instead of one
-per notebook means that a notebook starts in seconds, that tables and streams survive a kernel restart, and that code
-written here meets the same protocol on Databricks serverless.
+``connect()`` is the entry point. It returns a session to the first of these that exists: the engine that Databricks
+provides; the address in ``SPARK_REMOTE``; a local server, which it starts once and leaves running. One JVM instead of
+one per notebook means that a notebook starts in seconds, that tables and streams survive a kernel restart, and that
+the same code uses the same protocol on Databricks serverless.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ REMOTE_TIMEOUT = 10.0
 DEFAULT_CONNECT_PORT = 15002
 
 LOCAL_RETRIES = 4
-"""After 50, 200, 800 and 3,200 ms."""
+"""The client tries again after 50, 200, 800 and 3,200 ms."""
 
 MAIN_CLASS = "org.apache.spark.sql.connect.service.SparkConnectServer"
 
@@ -120,7 +120,7 @@ NOT_STOCK = {
         "No empty micro-batch runs after the last one. A watermark that has moved takes effect with the next data.",
     ),
 }
-"""Settings that change what a query does, or what one sees of it: stock Spark's and Delta's value, and why not here.
+"""Settings that change what a query does or shows: the default of Spark or Delta, and why it is not used here.
 
 ``shared.course.engine_settings`` makes lesson 1's table from it.
 """
@@ -129,7 +129,7 @@ NOT_STOCK = {
 def spark_conf(settings: Settings) -> dict[str, str]:
     """Return the engine's Spark configuration: Spark's defaults are meant for clusters, these for one machine.
 
-    ``NOT_STOCK`` says of each value that differs from Spark's why it does.
+    ``NOT_STOCK`` gives the reason for each value that differs from Spark's default.
     """
     cores = settings.server_cores or len(
         psutil.Process().cpu_affinity() if psutil.LINUX else range(os.cpu_count() or 2)
@@ -161,7 +161,7 @@ def spark_conf(settings: Settings) -> dict[str, str]:
         "spark.sql.sources.parallelPartitionDiscovery.parallelism": "5",
         "spark.sql.codegen.cache.maxEntries": "1000",
         "spark.databricks.delta.snapshotPartitions": "1",
-        # Other Delta readers (DuckDB, delta-rs, the dashboard) read these tables too. Silver's get them once large.
+        # Other Delta readers (DuckDB, delta-rs, the dashboard) read these tables too. Silver gets them once large.
         "spark.databricks.delta.properties.defaults.enableDeletionVectors": "false",
         "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
         "spark.sql.streaming.noDataMicroBatches.enabled": "false",
@@ -193,17 +193,17 @@ def class_path_if_complete(settings: Settings) -> list[Path]:
 
 
 def java_options(settings: Settings, java: Java, jars: list[Path]) -> list[str]:
-    """Return the JVM's options, its class path among them; no secret is."""
+    """Return the JVM's options, including its class path. They contain no secret."""
     log4j = Path(__file__).parent / "log4j2.properties"
     available = memory(settings)
     options = [
         f"-Xmx{available.heap}",
         "-Xss4m",
         *available.profile.engine,
-        # What compilers and buffers have freed goes back to the system every half minute: the C library would keep it.
+        # Memory that compilers and buffers have freed goes back to the system every 30 s; the C library would keep it.
         "-XX:TrimNativeHeapInterval=30000",
-        # The start-up cache at the address it was written for: most of its pages are then those of the file. At another
-        # one, the default, each start spends half a second on changing 200 MB of them, which are its own from then on.
+        # Map the start-up cache at the address it was written for: most of its pages are then shared with the file. The
+        # default is another address: each start then spends 0.5 s on changing 200 MB of pages, which become private.
         "-XX:+UnlockDiagnosticVMOptions",
         "-XX:ArchiveRelocationMode=0",
         "-XX:+IgnoreUnrecognizedVMOptions",
@@ -213,7 +213,7 @@ def java_options(settings: Settings, java: Java, jars: list[Path]) -> list[str]:
         *(f"--add-opens={package}=ALL-UNNAMED" for package in _OPENED_PACKAGES),
     ]
     if java.major >= 24:
-        # Without these Arrow cannot reach its off-heap memory there.
+        # From Java 24 on, Arrow cannot reach its off-heap memory without these options.
         options += ["--sun-misc-unsafe-memory-access=allow", "-Dio.netty.noUnsafe=false"]
         options += ["--enable-native-access=ALL-UNNAMED"]
     return [*options, "-cp", os.pathsep.join(map(str, jars))]
@@ -224,7 +224,7 @@ def java_command(
 ) -> list[str]:
     """Return the command that starts the server; its options go to a private file.
 
-    Not on the command line: the token is among them, and every user of a machine may list its processes.
+    They are not on the command line, because they contain the token and every user of a machine can list its processes.
     """
     options = [*java_options(settings, java, jars), *extra]
     options += [*(f"-D{key}={value}" for key, value in conf.items()), MAIN_CLASS]
@@ -233,12 +233,12 @@ def java_command(
 
 
 def named() -> str | None:
-    """Return the address of the Spark Connect server that ``SPARK_REMOTE`` names, None if the engine is this home's."""
+    """Return the address of the Spark Connect server in ``SPARK_REMOTE``; None if this home's own engine is used."""
     return os.environ.get("SPARK_REMOTE") or None
 
 
 def without_token(address: str) -> str:
-    """Return the address of a Spark Connect server as it may be shown."""
+    """Return the address of a Spark Connect server without its token, to be shown."""
     return address.split(";")[0]
 
 
@@ -252,13 +252,13 @@ def accepts(address: str) -> bool:
 
 
 def _knock(address: str) -> None:
-    """Raise OSError, which says why, unless something accepts connections there."""
+    """Raise OSError, with the cause, if nothing accepts connections at this address."""
     target = urlsplit(address)
     socket.create_connection((target.hostname, target.port or DEFAULT_CONNECT_PORT), REMOTE_TIMEOUT).close()
 
 
 def scratch(settings: Settings) -> Path:
-    """Return where the engine keeps what it needs no longer than it runs."""
+    """Return the directory of the engine's temporary files, which are useless once the engine has ended."""
     return settings.run / "scratch"
 
 
@@ -276,7 +276,7 @@ def running(settings: Settings | None = None) -> ServerRecord | None:
     """Return the record of this home's server if it is alive and answers, else None."""
     settings = settings or get_settings()
     record = read_record(record_path(settings))
-    # One without its token is starting: its tables are not in the catalog yet.
+    # A record without a token belongs to a server that is starting: its tables are not in the catalog yet.
     return record if record and record.token and is_listening(record.port) else None
 
 
@@ -305,9 +305,9 @@ def up(settings: Settings | None = None) -> ServerRecord:
 
 
 def start(settings: Settings, jvm_options: list[str] | None = None) -> ServerRecord:
-    """Start a server for this home, keep its record for others to find, and return it; :func:`up` is what most want.
+    """Start a server for this home, write its record, and return the record; most callers need :func:`up` instead.
 
-    One that runs already runs on, and nobody finds it any more.
+    If a server already runs in this home, it continues, but its record is overwritten and nothing finds it any more.
     """
     available = memory(settings)
     available.check()
@@ -316,7 +316,7 @@ def start(settings: Settings, jvm_options: list[str] | None = None) -> ServerRec
     token = secrets.token_urlsafe(32)
     for directory in (settings.lakehouse, settings.lineage):
         directory.mkdir(parents=True, exist_ok=True)
-    # What an engine leaves that was killed is of no use to the next.
+    # A killed engine leaves temporary files, which the next engine cannot use.
     shutil.rmtree(scratch(settings), ignore_errors=True)
     private_directory(scratch(settings))
     conf = spark_conf(settings) | {
@@ -330,8 +330,8 @@ def start(settings: Settings, jvm_options: list[str] | None = None) -> ServerRec
         jvm_options = startup_cache.use(startup_cache.cache_path(settings, java, jars)) if cached else []
     log = log_path(settings)
     command = java_command(settings, java, jars, conf, jvm_options, settings.run / "engine.args")
-    # Python that runs inside the engine, such as the steps of a stream, is the Python that this is. Rows come to it in
-    # its local time, in which an hour of the autumn is there twice.
+    # The engine's Python code, such as the steps of a stream, runs with this Python. Rows reach it in its local time;
+    # in UTC no hour of the autumn occurs twice.
     python = write_launcher(settings.run / "python")
     variables = {"PYSPARK_PYTHON": str(python), "TZ": "UTC", **available.profile.variables}
     killed = kill_counter()
@@ -339,10 +339,10 @@ def start(settings: Settings, jvm_options: list[str] | None = None) -> ServerRec
     created = psutil.Process(child.pid).create_time()
     record = ServerRecord("engine", child.pid, created, port, token, " ".join(command), killed.path, killed.count)
     try:
-        # Should this process be killed before the server is ready, the next one finds and replaces it.
+        # If this process is killed before the server is ready, the next one finds the record and replaces the server.
         write_record(record_path(settings), replace(record, token=""))
         _await(child, record, settings, log)
-        # The in-memory catalog starts seconds sooner than a Hive metastore, and the directories are the truth.
+        # The in-memory catalog starts seconds faster than a Hive metastore. It is filled from the tables' directories.
         from shared.catalog import register_tables
 
         first = session(record)
@@ -378,7 +378,7 @@ def _await(child: subprocess.Popen[bytes], record: ServerRecord, settings: Setti
 
 
 def down(settings: Settings | None = None) -> bool:
-    """End this home's server and wait until it is gone. Tables stay. Returns whether one was running."""
+    """Stop this home's server and wait until its process has ended. Tables stay. Returns whether it was running."""
     settings = settings or get_settings()
     path = record_path(settings)
     if not path.parent.is_dir():
@@ -392,17 +392,17 @@ def down(settings: Settings | None = None) -> bool:
 
 
 _sessions: dict[Path | str, tuple[str, SparkSession]] = {}
-"""The session of this process to each engine: by home or remote address, the address that it was made for."""
+"""This process's session to each engine, by home or remote address, with the address for which it was created."""
 
 
 def connect(settings: Settings | None = None) -> SparkSession:
-    """Return a Spark session to the engine, starting the local one if none runs.
+    """Return a Spark session to the engine. If no engine runs, start the local one.
 
-    The session is made once per process, and remade if its engine is gone or has forgotten it, as it forgets one that
-    nobody has used for half a day; so a notebook may call this in any cell.
+    The session is created once per process. It is created again if its engine has ended or no longer knows it: an
+    engine closes a session that is unused for half a day. So a notebook may call this in any cell.
 
     Raises:
-        EngineError: if no engine can be reached, with the cause and what to do.
+        EngineError: if no engine can be reached; the message gives the cause and what to do.
 
     Example:
         >>> spark = shared.connect()
@@ -417,8 +417,8 @@ def connect(settings: Settings | None = None) -> SparkSession:
     known_address, session = _sessions.get(engine, ("", None))
     if session is None or known_address != address or not _is_known(session):
         if session is not None:
-            # Its engine is gone: closed first, so that stopping it asks nobody. Not stopped, it would stay pyspark's
-            # default session, of which checkpoints are asked in place of the new one.
+            # The old engine is gone. The client is closed first, so that stop() sends no request. Without stop() the
+            # session would stay pyspark's default session, which checkpoints would use instead of the new one.
             session.client.close()  # type: ignore[attr-defined]
             session.stop()
         session = _session_at(address, partial(_raise_if_out_of_memory, record, settings) if record else None)
@@ -435,7 +435,7 @@ def _is_known(session: SparkSession) -> bool:
     if session.is_stopped:  # type: ignore[attr-defined]
         return False
     try:
-        # Some milliseconds. The version, which is not the session's, would be told to anybody.
+        # Takes some milliseconds. A request for the version would not do: an engine answers it for any session.
         session.conf.get("spark.sql.session.timeZone")
     except PySparkException as error:
         if "INVALID_HANDLE" in str(error):
@@ -445,9 +445,9 @@ def _is_known(session: SparkSession) -> bool:
 
 
 def _prepare(session: SparkSession, settings: Settings) -> None:
-    """Make a session to an engine that others have configured mean the same as one to ours.
+    """Give a session to an engine that others have configured the same meaning as a session to the local engine.
 
-    Its tables are those of this home, which must lie at the same path on every machine of that engine.
+    Its tables are the tables of this home, which must be at the same path on every machine of that engine.
     """
     for name in ("spark.sql.session.timeZone", "spark.sql.ansi.enabled", "spark.sql.sources.default"):
         session.conf.set(name, spark_conf(settings)[name])
@@ -513,7 +513,7 @@ def _session_at(address: str, explain_end: Callable[[], None] | None = None) -> 
     from pyspark.sql.connect.client.retries import DefaultPolicy
 
     class LocalPolicy(DefaultPolicy):  # type: ignore[misc]
-        """Asked for each failed request whether to try again; raises what is the cause, if it is known."""
+        """Decides for each failed request whether to try again; raises the cause if it is known."""
 
         def can_retry(self, e: BaseException) -> bool:
             retry: bool = super().can_retry(e)
@@ -521,16 +521,16 @@ def _session_at(address: str, explain_end: Callable[[], None] | None = None) -> 
                 explain_end()
             return retry
 
-    # pyspark logs every failed query as a page of JSON beside the exception that it raises anyway.
+    # For every failed query pyspark logs a page of JSON, in addition to the exception that it raises.
     logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
     try:
         _knock(address)
         session: Any = SparkSession.builder.remote(address).create()
-        # Close before the interpreter's own clean-up does: that one first retries for minutes if the server is gone,
-        # and then waits for a gRPC thread that has already ended.
+        # Close the client before the interpreter's own clean-up does. If the server is gone, that clean-up retries for
+        # minutes, and then waits for a gRPC thread that has already ended.
         atexit.register(session.client.close)
         if urlsplit(address).hostname == "localhost":
-            # A local server that does not answer for some seconds is gone; a distant one gets pyspark's ten minutes.
+            # A local server that does not answer for some seconds is gone. A remote server gets pyspark's ten minutes.
             session.client.set_retry_policies([LocalPolicy(max_retries=LOCAL_RETRIES)])
         session.version  # noqa: B018  the first request: a wrong token shows here, not in a later cell
     except (PySparkException, OSError) as error:

@@ -1,13 +1,13 @@
 """The engine's start-up cache: classes loaded and linked ahead of time by the JVM (class data sharing, JEP 483).
 
-``engine.classes.gz`` lists what an engine loads; ``make classes`` renews it. From the list the JVM makes the cache, in
-the background and with the lowest priority: nobody waits for it, and no engine has to record what it loads. One that
-does (``-XX:AOTCacheOutput``) needs half as much CPU again to start, and up to a minute to end. A start without a cache
-is only slower.
+``engine.classes.gz`` lists the classes that an engine loads; ``make classes`` renews it. From the list the JVM makes
+the cache, in the background and with the lowest priority. Nothing waits for it, and no engine has to record what it
+loads: with such a record (``-XX:AOTCacheOutput``) an engine needs 50 % more CPU to start, and up to a minute to end. A
+start without a cache is only slower.
 
-A cache's name is a digest of all that the JVM compares when it decides whether one fits: its own build, and path, size
-and time of every jar. Neither the checkout nor its virtual environment is part of it, so that all checkouts of a user
-share one cache. It gets its name when it is whole, and the JVM ignores one that does not fit.
+The name of a cache is a digest of everything that the JVM compares to decide whether the cache fits: the JVM's build,
+and the path, size and time of every jar. Neither the checkout nor its virtual environment is part of the digest, so all
+checkouts of a user share one cache. A cache gets its name when it is complete. The JVM ignores one that does not fit.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from shared.settings import Settings
 CLASSES = Path(__file__).parent / "engine.classes.gz"
 
 OLDEST_JAVA = 25
-"""The oldest Java that this has been tried with."""
+"""The oldest Java with which the cache has been tested."""
 
 SCRATCH = ".startup-cache-"
-"""What the directories begin with in which a cache is made."""
+"""The prefix of the temporary directories in which a cache is made."""
 
 KEPT_DAYS = 30.0
-"""A cache that no start has used for so long is removed; each takes some 250 MB."""
+"""A cache that no start has used for this many days is removed; each takes some 250 MB."""
 
 
 def cache_path(settings: Settings, java: Java, class_path: list[Path]) -> Path:
@@ -54,7 +54,7 @@ def cache_path(settings: Settings, java: Java, class_path: list[Path]) -> Path:
 
 
 def why_not(settings: Settings, java: Java) -> str:
-    """Return why the engine uses no cache here; empty if nothing is in the way."""
+    """Return why the engine cannot use a cache here; empty if it can."""
     if not settings.startup_cache:
         return "switched off by SHOPMETRICS_STARTUP_CACHE"
     if java.major < OLDEST_JAVA:
@@ -63,10 +63,10 @@ def why_not(settings: Settings, java: Java) -> str:
 
 
 def use(cache: Path) -> list[str]:
-    """Return the JVM options that make use of this cache, none if it does not exist."""
+    """Return the JVM options that use this cache; no options if it does not exist."""
     if not cache.is_file():
         return []
-    with suppress(OSError):  # one in an image may be read-only
+    with suppress(OSError):  # the cache in an image may be read-only
         os.utime(cache)
     return [f"-XX:SharedArchiveFile={cache}", *_QUIET]
 
@@ -75,17 +75,17 @@ _QUIET = ("-Xlog:aot*=off", "-Xlog:cds*=off")
 
 
 def make(cache: Path, java: Java, options: list[str]) -> None:
-    """Make a cache unless it exists; whoever comes second waits.
+    """Make a cache unless it exists. If another process is making it, wait for that process.
 
-    It gets its name when it is whole and on the disk; should this process be ended before, there is none.
+    The cache gets its name when it is complete and on the disk. If this process ends earlier, there is no cache.
 
     Args:
-        cache: where.
-        java: the engine's.
-        options: the engine's, its class path among them.
+        cache: the file of the cache.
+        java: the engine's Java.
+        options: the engine's JVM options, including its class path.
 
     Raises:
-        EngineError: if the JVM could not make one, with what it said.
+        EngineError: if the JVM could not make the cache, with the JVM's output.
     """
     try:
         with _lock(cache.parent), tempfile.TemporaryDirectory(dir=cache.parent, prefix=SCRATCH) as scratch:
@@ -96,7 +96,7 @@ def make(cache: Path, java: Java, options: list[str]) -> None:
 
 
 def _made(scratch: Path, java: Java, options: list[str]) -> Path:
-    """Return a cache that has been made in this directory, and is on the disk."""
+    """Make a cache in this directory, write it to the disk, and return its path."""
     classes, arguments, cache = scratch / "classes", scratch / "arguments", scratch / "cache"
     classes.write_bytes(gzip.decompress(CLASSES.read_bytes()))
     options = [*options, "-Xshare:dump", "-XX:+AOTClassLinking", f"-XX:SharedClassListFile={classes}"]
@@ -116,7 +116,7 @@ def _advice(path: Path) -> str:
 
 
 def is_being_made(settings: Settings) -> bool:
-    """Return whether some process makes a cache at this moment."""
+    """Return whether a process is making a cache now."""
     lock = _lock(settings.cache_dir)
     if not Path(lock.lock_file).is_file():
         return False
@@ -125,7 +125,7 @@ def is_being_made(settings: Settings) -> bool:
             return False
     except Timeout:
         return True
-    except OSError:  # a directory that cannot be written
+    except OSError:  # the directory is not writable
         return False
 
 
@@ -134,7 +134,7 @@ def _lock(directory: Path) -> FileLock:
 
 
 def remove_unused(settings: Settings) -> None:
-    """Remove caches that no start has used for a month, and what was left half-made a day ago."""
+    """Remove caches that no start has used for a month, and incomplete caches that are older than a day."""
     for pattern, days in (("engine-*", KEPT_DAYS), (f"{SCRATCH}*", 1.0)):
         for path in settings.cache_dir.glob(pattern):
             with suppress(FileNotFoundError):

@@ -1,4 +1,4 @@
-"""Say what is waited for, and for how long already, to somebody who looks at a notebook."""
+"""Show the reader of a notebook what the running cell waits for, and for how long already."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from threading import Event, Thread
 
 @contextmanager
 def waiting_for(what: str) -> Iterator[None]:
-    """Show a line below the running cell while the body of this context manager is at work.
+    """Show a line below the running cell while the body of this context manager runs.
 
-    Only where a person opened the notebook, as JupyterLab's server says: what papermill stores and nbval compares is
-    the same whether or not there was something to wait for.
+    The line appears only if JupyterLab's server says that a person opened the notebook. So the outputs that papermill
+    stores and nbval compares are the same whether or not the cell had to wait.
     """
     if "JPY_SESSION_NAME" not in os.environ or "IPython" not in sys.modules:
         yield

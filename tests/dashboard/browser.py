@@ -1,4 +1,4 @@
-"""The app in a server of its own, and a real Chromium in front of it."""
+"""The app in a server of its own, opened in a real Chromium."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from shared.settings import CHECKOUT
 
 PATIENCE = 60_000
-"""Milliseconds that a page may take on a machine that others use as well; how fast pages are, benchmarks measure."""
+"""Milliseconds that a page may take on a machine with other work. The benchmarks measure the speed of pages."""
 
 expect.set_options(timeout=PATIENCE)
 
@@ -26,13 +26,13 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 
 
 def executable() -> str | None:
-    """Return the browser of the system; None if there is none."""
+    """Return the path of the system's browser; None if there is no browser."""
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
 @contextmanager
 def served(home: Path) -> Iterator[str]:
-    """Serve the dashboard of a home on the loopback interface, and give its address."""
+    """Serve the dashboard of a home on the loopback interface, and provide its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -62,7 +62,7 @@ def served(home: Path) -> Iterator[str]:
 def chromium() -> Iterator[Browser]:
     """Start the browser of the system, without a window."""
     with sync_playwright() as playwright:
-        # Root, as in a container, may not have Chromium's sandbox.
+        # Chromium refuses to run with its sandbox as root, for example in a container.
         sandbox = [] if os.name != "posix" or os.geteuid() else ["--no-sandbox"]
         browser = playwright.chromium.launch(executable_path=executable(), args=sandbox)
         try:
@@ -72,7 +72,7 @@ def chromium() -> Iterator[Browser]:
 
 
 def settled(page: Page, figures: int) -> Page:
-    """Wait until the page's script has ended and so many figures are drawn."""
+    """Wait until the page's script has ended and this many figures are drawn."""
     page.wait_for_selector("h1", timeout=PATIENCE)
     expect(page.locator("[data-testid=stPlotlyChart]")).to_have_count(figures)
     page.wait_for_function(

@@ -1,4 +1,4 @@
-"""A home with a small shop, and the app in front of it. No engine is started."""
+"""A home with a small shop, and the app on it. No engine is started."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PAGES = {
 
 @pytest.fixture(scope="session")
 def small_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with the small shop; shared, so it is not changed."""
+    """A home with the small shop. Tests share it, so they must not change it."""
     home = tmp_path_factory.mktemp("home")
     small_shop.build(home / "lakehouse")
     return home
@@ -37,7 +37,7 @@ def small_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def enter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Make a home the one of this process, as for a dashboard that has just been started."""
+    """Returns a function that makes a home the home of this process, as for a newly started dashboard."""
 
     def into(home: Path) -> Path:
         monkeypatch.setenv("SHOPMETRICS_HOME", str(home))
@@ -54,7 +54,7 @@ def enter(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def opened(page: str = "", **address: Any) -> AppTest:
-    """Open the app at a page, by an address."""
+    """Open a page of the app, with these parameters in the URL."""
     app = AppTest.from_file(str(APP), default_timeout=180).run()
     if page:
         app.switch_page(f"pages/{PAGES[page]}.py")
@@ -64,13 +64,13 @@ def opened(page: str = "", **address: Any) -> AppTest:
 
 
 def clean(app: AppTest) -> AppTest:
-    """Return the app, if its last run raised nothing."""
+    """Return the app after asserting that its last run raised nothing."""
     assert [(error.message, error.stack_trace) for error in app.exception] == []
     return app
 
 
 def trace(app: AppTest, key: str, number: int = -1) -> dict[str, Any]:
-    """Return what a figure on the page draws: one trace, with its numbers as lists."""
+    """Return one trace of a figure on the page, with its numbers as lists."""
     found: dict[str, Any] = _plain(json.loads(app.get_by_key(f"figure_{key}").proto.spec)["data"][number])
     return found
 

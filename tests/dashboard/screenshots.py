@@ -1,4 +1,4 @@
-"""``make screenshots``: the pictures of the dashboard in ``docs/img/``, taken of the committed snapshot."""
+"""``make screenshots``: takes the pictures of the dashboard in ``docs/img/``, from the committed snapshot."""
 
 from __future__ import annotations
 

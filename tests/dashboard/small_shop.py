@@ -1,7 +1,7 @@
-"""A lakehouse small enough to be made for a test, by delta-rs: 14 months of orders, two days of clicks.
+"""A lakehouse small enough to be created for a test, by delta-rs: 14 months of orders, two days of clicks.
 
-Silver is drawn from a seed; gold is computed from it by DuckDB, by the definitions of ``docs/data-model.md`` and not by
-those of the dashboard. One category has the name that a bad day brings.
+Silver is generated from a seed. DuckDB computes gold from it, with the definitions of ``docs/data-model.md`` and not
+those of the dashboard. One category has a hostile name.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from deltalake import write_deltalake
 FIRST, DAYS = date(2025, 1, 1), 430
 
 STATUSES = {"pending": 0.02, "confirmed": 0.03, "shipped": 0.05, "delivered": 0.78, "cancelled": 0.07, "returned": 0.05}
-"""Each with its share of the orders."""
+"""The statuses and their shares of the orders."""
 
 LAST = FIRST + timedelta(days=DAYS - 1)
 
@@ -98,7 +98,7 @@ def build(lakehouse: Path, orders: int = 6_000, seed: int = 7, finished_at: date
 
 
 def write(lakehouse: Path, table: str, rows: pa.Table) -> None:
-    """Write a table, in place of what was there."""
+    """Write a table; it replaces the existing one."""
     write_deltalake(str(lakehouse / table.replace(".", "/")), rows, mode="overwrite", schema_mode="overwrite")
 
 
@@ -120,7 +120,7 @@ def _products(rng: np.random.Generator) -> pa.Table:
 
 def _orders(rng: np.random.Generator, count: int, products: pa.Table) -> pa.Table:
     days = rng.integers(0, DAYS, count)
-    # 50 products of 60 are ever ordered, some often; nobody orders on one day, nor Books in February.
+    # Only 50 of the 60 products are ever ordered, some often. One day has no orders, and February no orders of Books.
     which = np.minimum((rng.pareto(1.2, count) * 6).astype(int), 49)
     category = np.array(products["category"].to_pylist(), object)[which]
     keep = (days != 200) & ~((category == "Books") & (days >= 31) & (days < 59))

@@ -1,6 +1,7 @@
 """AC-010: after every filter, each number on a page equals an independent query over the lakehouse, to the cent.
 
-What a page shows is read from what it sends to the browser; what it should show is asked of DuckDB, over the tables.
+The shown numbers are read from the data that a page sends to the browser. DuckDB computes the expected numbers from the
+tables.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ def test_sales(lakehouse: Path):
         table = app.dataframe[-1].value
         assert {row.category: cents(row.revenue) for row in table.itertuples()} == dict(by_category)
 
-        # Steps of a day, or of seven days from the first one; what is drawn is revenue per day.
+        # Steps of one day, or of seven days counted from the first day; the figure draws revenue per day.
         step = 1 if (last - first).days < 92 else 7
         steps = lake.rows(
             lakehouse,
@@ -180,7 +181,7 @@ def test_customers(lakehouse: Path):
         for share, height in zip(curve["x"], curve["y"], strict=True):
             assert height == pytest.approx(float(sum(values[: round(share * len(values))]) / total), abs=1e-9)
 
-        # A customer is in one group; recency counts from the newest order of anybody.
+        # A customer is in one group. Recency counts from the newest order of all customers.
         (newest,) = lake.rows(lakehouse, "SELECT max(last_order_date) AS day FROM gold.customer_ltv")
         drawn = trace(app, "recency_frequency")
         assert sum(map(sum, drawn["z"])) == len(rows)

@@ -1,4 +1,4 @@
-"""The pages as a reader sees them: a real Chromium, on a desktop and on a telephone, in light and dark."""
+"""The pages as a reader sees them: in a real Chromium, at desktop and phone size, in light and dark."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if executable() is None and not os.environ.get("CI"):
     pytest.skip("no Chromium on this machine", allow_module_level=True)
 
 PAGES = {"": 0, "sales": 6, "customers": 5, "products": 5, "traffic": 6}
-"""Path to the number of figures."""
+"""The number of figures of each page, by path."""
 
 DESKTOP, TELEPHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
@@ -32,7 +32,7 @@ FOCUSED = """() => {
 }"""
 
 HARMLESS = (
-    r"404 \(Not Found\)",  # Streamlit asks below which path it lies, from the innermost on
+    r"404 \(Not Found\)",  # Streamlit looks for its base path, beginning with the longest one
     r"does not seem to exist",  # the first session of a server names a page before the navigation knows it
 )
 
@@ -102,7 +102,7 @@ def test_filters_links_back_and_downloads(browser: Browser, address: str, home: 
         )
         assert tiles(page)["Orders"] == f"{books.orders:,}"
 
-        # What is downloaded is the figure.
+        # The download holds the rows of the figure.
         with page.expect_download() as download:
             page.locator(".st-key-csv_revenue_by_category button").first.click()
         download.value.save_as(tmp_path / "figure.csv")
@@ -110,7 +110,7 @@ def test_filters_links_back_and_downloads(browser: Browser, address: str, home: 
             (row,) = csv.DictReader(file)
         assert (row["category"], float(row["revenue"])) == ("Books", float(books.revenue))
 
-        # A change of a filter is in the address.
+        # A change of a filter changes the URL.
         page.get_by_role("radio", name="30 days").or_(page.get_by_role("button", name="30 days")).first.click()
         expect(page).to_have_url(re.compile("period=30"))
         orders = page.locator("[data-testid=stMetricValue]").nth(1)
@@ -118,7 +118,7 @@ def test_filters_links_back_and_downloads(browser: Browser, address: str, home: 
         settled(page, 6)
         month = tiles(page)
 
-        # The filters come along to the next page, and are still there when the reader goes back.
+        # The filters stay on the next page, and when the reader goes back.
         page.get_by_role("link", name="Products").click()
         expect(page.locator("h1")).to_have_text("Product insights")
         settled(page, 5)
@@ -129,7 +129,7 @@ def test_filters_links_back_and_downloads(browser: Browser, address: str, home: 
         expect(page).to_have_url(re.compile(r"sales\?.*category=Books"))
         expect(orders).to_have_text(month["Orders"])
 
-        # A figure has a text for who cannot see it.
+        # A figure has a text for readers who cannot see it.
         named = page.locator("[role=img][aria-label], [data-testid=stPlotlyChart][aria-label]")
         names = [figure.get_attribute("aria-label") or "" for figure in named.all()]
         assert any("Revenue by category" in name for name in names), names
@@ -168,7 +168,7 @@ def test_traffic_refreshes_itself(browser: Browser, tmp_path: Path):
                 }
             ],
         )
-        # Nobody touches the page.
+        # The page refreshes without any action of the reader.
         expect(page.get_by_text(re.compile(r"\bLive$"))).to_be_visible()
         expect(page.get_by_text("0.7 s", exact=True)).to_be_visible()
         assert tiles(page)["Latency, median"] == "0.7 s"

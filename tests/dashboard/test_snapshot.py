@@ -1,4 +1,4 @@
-"""The committed snapshot is whole, small, answers today's questions, and holds what seed 42 gives today."""
+"""The committed snapshot is complete and small, has the present queries, and holds the present results of seed 42."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_it_answers_today_s_questions_in_two_megabytes():
 
 @pytest.mark.parametrize("name", sorted(IN_SNAPSHOT))
 def test_it_has_the_columns_and_types_that_a_lakehouse_gives(name: str, small_home: Path):
-    # Also of the questions that only it is asked.
+    # Also for the queries that exist only for the snapshot.
     given = Lakehouse(small_home / "lakehouse").answer(IN_SNAPSHOT[name])
     assert MANIFEST["files"][name]["columns"] == {field.name: str(field.type) for field in given.schema}
 
@@ -51,7 +51,7 @@ def test_made_from_a_lakehouse_it_answers_as_that_does(small_home: Path, tmp_pat
 
 
 def test_it_holds_what_seed_42_gives_today(tmp_path: Path):
-    """Gold worked out by DuckDB from freshly generated files: a changed generator or definition makes it red."""
+    """DuckDB computes gold from newly generated files: the test fails if a generator or a definition has changed."""
     generate(tmp_path, scale=MANIFEST["scale"], seed=MANIFEST["seed"], defects=0.01, days=3, progress=False)
     bands = [("High", Decimal(5000)), ("Medium", Decimal(1000)), ("Low", None)]
     expected = gold(tmp_path, bands)

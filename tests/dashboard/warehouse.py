@@ -1,6 +1,6 @@
 """A stand-in for a SQL warehouse: Databricks' own protocol (Thrift over HTTP), with DuckDB behind it.
 
-The tables are those of a lakehouse. It can also be made to hang, to be slow, or to refuse the token.
+The tables are those of a lakehouse. The stand-in can also hang, be slow, or refuse the token.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ OK = ttypes.TStatus(statusCode=ttypes.TStatusCode.SUCCESS_STATUS)
 
 
 class Warehouse:
-    """What the server does, and what it was asked.
+    """The behaviour of the server, and the statements that it received.
 
     Attributes:
-        seconds: how long it thinks before it answers a statement; infinite: it never answers.
-        refuses: it answers every request with 403.
+        seconds: how long it waits before it answers a statement; if infinite, it never answers.
+        refuses: whether it answers every request with 403.
         statements: text and parameters of each statement.
     """
 
@@ -131,7 +131,7 @@ def _handle() -> Any:
 
 @contextmanager
 def serving(warehouse: Warehouse) -> Iterator[str]:
-    """Serve a warehouse on the loopback interface, and give its address."""
+    """Serve a warehouse on the loopback interface, and provide its address."""
     processor = TCLIService.Processor(warehouse)
 
     class Handler(BaseHTTPRequestHandler):

@@ -1,11 +1,11 @@
 """Put each mutant into a copy of the sources and see that its tests fail: ``make mutants``.
 
-A *mutant* is a plausible wrong implementation: a small change that somebody would make in good faith. ``mutants.toml``
-lists them. A mutant that no test notices has *survived*: there a test is missing.
+A *mutant* is a plausible wrong implementation: a small change that a programmer might make in good faith.
+``mutants.toml`` lists them. If no test notices a mutant, it has *survived*, and a test is missing.
 
-The checkout is never changed. The tests run in a copy, with one engine for all of them, in a home of their own. Before
-a mutant counts as killed, the same tests must have passed on the unchanged copy. A test file that cannot be imported,
-a fixture that fails and an engine that dies kill nothing: that is an error, and it must be mended.
+The checkout is never changed. The tests run in a copy, with one engine for all tests, in a home of their own. A mutant
+counts as killed only if the same tests have passed on the unchanged copy. A test file that cannot be imported, a
+failing fixture or a dead engine does not kill a mutant: each of these is an error, which must be repaired.
 """
 
 from __future__ import annotations
@@ -33,24 +33,25 @@ from shared.course.mutants import Mutant, MutantError, declared
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 LIMIT_SECONDS = 1_800.0
-"""A mutant's tests end after so long. That is an error, not a kill: a slow machine must not look like a good test."""
+"""The time limit of a mutant's tests. Reaching it is an error, not a kill: a slow machine must not look like a good
+test."""
 
 _WITHOUT = ("-p", "no:nbval", "-p", "no:hypothesispytest")
-"""Plugins that take longer to import than many a test takes, and that these tests do without."""
+"""Plugins that these tests do not need, and whose import takes longer than many tests."""
 
 NOT_COPIED = (".git", ".venv", ".env", ".*_cache", ".hypothesis", "data", "build", "dist", "__pycache__", "*.egg-info")
-"""What a checkout may hold beside the sources."""
+"""Files of a checkout that are not sources."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What one run of pytest said."""
+    """The results of one run of pytest."""
 
     code: int | None
-    """None if it was ended because it took too long."""
+    """pytest's exit code; None if the run was ended because it took too long."""
     passed: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
-    """Tests that failed, each with the first line of why."""
+    """Tests that failed, each with the first line of the reason."""
     broken: dict[str, str] = field(default_factory=dict)
     """Tests that could not be run: an import or a fixture failed."""
     output: str = ""
@@ -82,7 +83,7 @@ class Report:
         return f"{missing[0]} has not run" if missing else ""
 
     def verdict(self) -> tuple[str, str]:
-        """Return what a mutant is that these tests were run with, and the first test that failed or what is wrong."""
+        """Return the verdict on a mutant from its tests' results, and the first failed test or the problem."""
         if problem := self.why_unusable():
             return "ERROR", problem
         if self.failed:
@@ -91,7 +92,7 @@ class Report:
         return "SURVIVED", f"{len(self.passed)} passed: {', '.join(sorted(self.passed)[:3])}"
 
     def why_unusable(self) -> str:
-        """Return why the run tells nothing; empty if it does."""
+        """Return why the run proves nothing; empty if it is usable."""
         if self.code is None:
             return "the tests took too long"
         if self.code not in (0, 1):
@@ -110,12 +111,12 @@ def _first_line(message: str | None) -> str:
 
 
 def _is_of(test: str, selection: str) -> bool:
-    """Whether a test is the one that is named, one of its parameters, or in the file that is named."""
+    """Whether a test is the named test, one of its parametrised cases, or in the named file."""
     return test == selection or test.startswith((f"{selection}[", f"{selection}::"))
 
 
 class Copy:
-    """A copy of the sources, in which one file at a time is wrong, and the home of the tests that run in it."""
+    """A copy of the sources, in which one file at a time has a mistake, and the home of the tests that run in it."""
 
     def __init__(self, checkout: Path, directory: Path) -> None:
         self.directory, self.tree, self.home = directory, directory / "tree", directory / "home"
@@ -124,10 +125,10 @@ class Copy:
 
     @contextmanager
     def wrong(self, mutant: Mutant) -> Iterator[None]:
-        """Put a mutant's mistake in, and take it out again.
+        """Put a mutant's mistake into its file, and restore the file afterwards.
 
         Raises:
-            MutantError: if it does not fit.
+            MutantError: if the mutant does not fit the file.
         """
         path = self.tree / mutant.file
         if not path.is_file():
@@ -140,7 +141,7 @@ class Copy:
             path.write_text(text, encoding="utf-8")
 
     def test(self, tests: Sequence[str], *options: str, limit: float = LIMIT_SECONDS) -> Report:
-        """Run tests in the copy, and return what came of them."""
+        """Run tests in the copy, and return their results."""
         self._clear()
         report = self.directory / "report.xml"
         report.unlink(missing_ok=True)
@@ -149,7 +150,7 @@ class Copy:
             *("-o", "addopts=-q --strict-markers -p no:cacheprovider", f"--basetemp={self.directory / 'scratch'}"),
             *tests,
         ]
-        # Its own session: when it takes too long, everything in it ends together.
+        # In a session of its own, so that all its processes can be ended together if it takes too long.
         child = subprocess.Popen(
             command, cwd=self.tree, env=self._environment(), text=True, start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -169,10 +170,10 @@ class Copy:
 
         return os.environ | {
             "PYTHONPATH": str(self.tree),
-            # A file that changes twice within a second, and keeps its length, would be taken from its old bytecode.
+            # If a file changes twice within a second and keeps its length, Python would use its old bytecode.
             "PYTHONDONTWRITEBYTECODE": "1",
-            # The steps of a stream run in a Python of the engine, and must find the mutant too. The engine is started
-            # from here, so it looks for modules in the copy, and each stream has a Python of its own.
+            # The steps of a stream run in the engine's Python, and must use the mutant too. The engine is started
+            # from the copy, so it looks for modules there, and each stream has a Python process of its own.
             "SHOPMETRICS_TESTS_HOME": str(self.home),
             "SHOPMETRICS_CACHE_DIR": str(get_settings().cache_dir),
             "PYTEST_ADDOPTS": "",
@@ -191,9 +192,9 @@ class Copy:
         return get_settings().model_copy(update={"home": self.home})
 
     def _clear(self) -> None:
-        """Remove what the last tests left, so that every run meets the same: tables, files, messages.
+        """Remove the tables, files and messages of the last tests, so that every run begins in the same state.
 
-        The engine stays. To start one takes longer than most tests.
+        The engine stays, because the start of an engine takes longer than most tests.
         """
         from shared import catalog
         from shared.runtime import kafka, spark
@@ -222,7 +223,7 @@ class Copy:
         self.close()
 
     def close(self) -> None:
-        """End every server that the tests have left: those with a file of this copy on their command line."""
+        """End every server that the tests have left: every process with a file of this copy on its command line."""
         ours = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
@@ -234,23 +235,23 @@ class Copy:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a mutant."""
+    """The result of one mutant."""
 
     mutant: Mutant
     verdict: str
     """``killed``, ``SURVIVED`` or ``ERROR``."""
     detail: str
-    """The first test that failed and why, or what is the matter."""
+    """The first failed test and its reason, or the problem."""
     seconds: float = 0.0
 
 
 def tried(copy: Copy, mutant: Mutant, unchanged: Report) -> Outcome:
-    """Run a mutant's tests with it, and return what became of it.
+    """Run a mutant's tests with the mutant in place, and return the result.
 
     Args:
-        copy: where to run them.
+        copy: the copy in which the tests run.
         mutant: the mutant.
-        unchanged: what its tests said on the unchanged copy.
+        unchanged: the results of its tests on the unchanged copy.
     """
     begun = time.monotonic()
     if problem := unchanged.why_not_green(mutant.tests):
@@ -265,10 +266,10 @@ def tried(copy: Copy, mutant: Mutant, unchanged: Report) -> Outcome:
 
 
 def chosen(mutants: Sequence[Mutant], names: Sequence[str]) -> list[Mutant]:
-    """Return the mutants of these names or topics; all if none is given.
+    """Return the mutants with these names or topics; all mutants if no name is given.
 
     Raises:
-        MutantError: for a name that is neither.
+        MutantError: if a name is neither a mutant nor a topic.
     """
     known = {name for one in mutants for name in (one.name, one.topic)}
     if unknown := [name for name in names if name not in known]:
@@ -278,7 +279,7 @@ def chosen(mutants: Sequence[Mutant], names: Sequence[str]) -> list[Mutant]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Try mutants, print what became of each, and return the exit status: 0 only if all were killed."""
+    """Try mutants, print the result of each, and return the exit status: 0 only if all were killed."""
     parser = argparse.ArgumentParser(prog="make mutants", description="See that tests notice plausible mistakes.")
     parser.add_argument("names", nargs="*", help="mutants, or topics; default: all")
     parser.add_argument("--list", action="store_true", help="only print what is wrong with each")
@@ -295,7 +296,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if len(mutants) == 1:
         print(f"\n{mutants[0].difference(CHECKOUT)}\n")
-    # So that `kill` and the end of a terminal clean up as Ctrl-C does.
+    # `kill` and the end of a terminal must clean up as Ctrl-C does.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(1))
     with tempfile.TemporaryDirectory(prefix="shopmetrics-mutants-", ignore_cleanup_errors=True) as directory:
@@ -314,7 +315,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _tried(copy: Copy, mutants: Sequence[Mutant]) -> list[Outcome]:
-    """Try mutants, topic by topic: first all tests of the topic without any of them, once."""
+    """Try mutants, topic by topic. All tests of a topic run once on the unchanged sources first."""
     width = max(len(one.name) for one in mutants)
     outcomes = []
     for topic, of_it in groupby(mutants, key=lambda one: one.topic):

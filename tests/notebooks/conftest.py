@@ -10,7 +10,7 @@ from notebook_samples import Notebooks
 
 @pytest.fixture
 def notebooks(tmp_path: Path) -> Notebooks:
-    """Throw-away notebooks in a folder of this test."""
+    """A maker of sample notebooks in a folder of this test."""
     return Notebooks(tmp_path)
 
 
@@ -24,5 +24,5 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def compared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Compared]:
-    """What became of the notebooks of the module's ``CHAIN``."""
+    """The results of comparing the notebooks of the module's ``CHAIN``."""
     return compared_chain(request.module.CHAIN, tmp_path_factory.mktemp("chain"))

@@ -1,6 +1,7 @@
-"""The gate that every stored output goes through: nbval, strict, on the engine of one home.
+"""The gate for all stored outputs: strict nbval on the engine of one home.
 
-The days are in chains. A chain begins in an empty home and needs nothing of another one, so two run at the same time.
+The days form chains. A chain begins in an empty home and needs nothing from another chain, so two chains can run at the
+same time.
 """
 
 from __future__ import annotations
@@ -22,25 +23,25 @@ from shared.settings import CHECKOUT, Settings
 BATCH, STREAMING = (*select(1, 9), day(16), day(19)), select(10, 14)
 DELIVERY = (day(15), day(17), day(18))
 CHAINS: tuple[tuple[Day, ...], ...] = (BATCH, STREAMING, DELIVERY)
-"""Every day once, and its notebook is executed once: `test_stored_*.py` compares one chain each."""
+"""Every day is in one chain, so its notebook is executed once. Each `test_stored_*.py` compares one chain."""
 
 SANITIZE = Path(__file__).with_name("sanitize.cfg")
 JUDGE = Path(__file__).with_name("judge.py")
 TROUBLE = ("failure", "error", "skipped")
 LONGEST_CELL, LONGEST_CHECK = 300, 3_000
-"""Seconds, of a cell and of all notebooks of a chain."""
+"""Time limits in seconds, for a cell and for all notebooks of a chain."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """What became of the code cells of one notebook: their number, and the report of each that differed."""
+    """The result for the code cells of one notebook: their number, and the report of each differing cell."""
 
     cells: int
     differences: tuple[str, ...]
 
 
 def compared_chain(days: Sequence[Day], scratch: Path) -> dict[str, Compared]:
-    """Compare the notebooks of a chain in a fresh home, and check each day after it. Name to result."""
+    """Compare the notebooks of a chain in a fresh home, and check each day after its notebook. Results by name."""
     settings = default_settings(scratch / "home")
     try:
         return compare([day.notebook for day in days], settings, scratch, checks=True)
@@ -50,18 +51,18 @@ def compared_chain(days: Sequence[Day], scratch: Path) -> dict[str, Compared]:
 
 
 def compare(notebooks: Sequence[Path], settings: Settings, scratch: Path, checks: bool = False) -> dict[str, Compared]:
-    """Run the notebooks, in order, in this home, and compare every output with the stored one. Name to result.
+    """Run the notebooks in order in this home, and compare every output with the stored one. Return results by name.
 
-    With ``checks`` a day is checked once more after its notebook; where a check fails, the last cell differs.
+    With ``checks`` a day is checked once more after its notebook. If a check fails, the last cell counts as differing.
     """
     report = scratch / "nbval.xml"
     options = ["--nbval", "--nbval-current-env", f"--nbval-sanitize-with={SANITIZE}"]
     options += [f"--nbval-cell-timeout={LONGEST_CELL}", f"--junitxml={report}", "-o", "junit_family=xunit1"]
-    # The project's own pytest configuration is about the project's own tests.
+    # Without the project's own pytest configuration, which is for the project's own tests.
     options += ["-c", os.devnull, f"--rootdir={CHECKOUT}", "-p", "no:cacheprovider", "--color=no", "-q"]
     result = subprocess.run(
         [sys.executable, *([str(JUDGE)] if checks else ["-m", "pytest"]), *options, *map(str, notebooks)],
-        # The engine that a learner has, not the one of the tests.
+        # With the engine options of a learner, not those of the tests.
         env={name: value for name, value in os.environ.items() if name != "JDK_JAVA_OPTIONS"} | environment(settings),
         capture_output=True,
         text=True,
@@ -80,7 +81,7 @@ def compare(notebooks: Sequence[Path], settings: Settings, scratch: Path, checks
 
 
 def assert_as_stored(compared: dict[str, Compared], day: Day) -> None:
-    """See that every cell of a day was run and gave what is stored."""
+    """Assert that every cell of a day was run and gave its stored output."""
     result = compared[day.name]
     assert not result.differences, "\n".join(result.differences) + "\nif this is meant: make notebooks"
     assert result.cells == sum(cell.cell_type == "code" for cell in read(day.notebook).cells)

@@ -1,4 +1,4 @@
-"""A notebook's cells executed in this process: where the kernel is not what is tested, a second is saved each time."""
+"""Executes a notebook's cells in this process. A test that does not need a kernel saves a second each time."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from shared.course.execution import RAISES
 
 
 class Here(Engine):  # type: ignore[misc]
-    """Stands in for papermill's engine: the same outputs and counts, and the same end at the first error."""
+    """Replaces papermill's engine: it gives the same outputs and counts, and also stops at the first error."""
 
     @classmethod
     def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **_: Any) -> None:
-        """Execute the code cells in order, each with what it puts out."""
-        # The one that `get_ipython()` finds.
+        """Execute the code cells in order, and store their outputs."""
+        # The shell that `get_ipython()` returns.
         shell = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
         try:
             _execute(shell, nb_man)
@@ -46,7 +46,7 @@ def _run(shell: InteractiveShell, cell: Any) -> BaseException | None:
     with capture_output() as said:
         result = shell.run_cell(cell.source)
     error: BaseException | None = result.error_before_exec or result.error_in_exec
-    # IPython prints the traceback below what the cell printed.
+    # IPython prints the traceback below the cell's own output.
     text = said.stdout.partition("\x1b[")[0] if error else said.stdout
     cell.outputs = [new_output("stream", name="stdout", text=text)] if text else []
     cell.outputs += [new_output("display_data", shown.data, metadata=shown.metadata or {}) for shown in said.outputs]

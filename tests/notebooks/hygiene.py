@@ -1,4 +1,4 @@
-"""The rules that every notebook keeps, each a function from a notebook and its day to what breaks the rule."""
+"""The rules for every notebook. Each is a function from a notebook and its day to the violations of the rule."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IGNORED = "nbval-ignore-output"
 MOST_IGNORED = 2
 FEWEST_COMPARED = 5
 MOST_LINES = 30
-"""Lines of a code cell: one idea fits."""
+"""The most lines of a code cell: enough for one idea."""
 MOST_BYTES = {"one output": 50_000, "all outputs": 200_000, "one picture": 250_000, "all pictures": 600_000}
 SHORTEST_ALT = 20
 
@@ -173,7 +173,7 @@ def code(notebook: Any) -> list[Any]:
 
 
 def outputs_as_text(cell: Any) -> str:
-    """Return everything that a cell put out, pictures excepted, as it is stored."""
+    """Return all stored outputs of a cell, without pictures."""
     outputs = json.loads(json.dumps(cell.get("outputs", [])))
     for output in outputs:
         output.get("data", {}).pop(PNG, None)
@@ -196,7 +196,7 @@ def outputs_as_text(cell: Any) -> str:
 
 
 def broken_link(target: str, folder: Path) -> str:
-    """Return what is wrong with a link of a page in this folder, or nothing. Other servers are not asked."""
+    """Return the problem of a link on a page in this folder, or nothing. Links to other servers are not checked."""
     if re.match(r"(https?|mailto):", target):
         return ""
     path, _, anchor = target.partition("#")
@@ -211,6 +211,6 @@ def broken_link(target: str, folder: Path) -> str:
 
 
 def anchors(markdown: str) -> set[str]:
-    """Return the names by which the headings of a page can be linked to, as code hosts make them."""
+    """Return the anchors of the headings of a page, as code hosts generate them."""
     headings = re.findall(r"^#+\s+(.*?)\s*$", markdown, flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

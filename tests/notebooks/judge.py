@@ -1,7 +1,7 @@
-"""nbval in a process of its own, which checks a day after its notebook. `gate.py` runs this file.
+"""nbval in a process of its own, which also checks each day after its notebook. `gate.py` runs this file.
 
-A notebook makes its day's checks in its last cell. They are made once more here, in another session and after the
-notebook's kernel has ended, so that a notebook which wrote to another home, or whose check cell does nothing, fails.
+A notebook runs its day's checks in its last cell. This program runs them once more, in another session and after the
+notebook's kernel has ended. So a notebook fails if it wrote to another home, or if its check cell does nothing.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from shared.course.days import DAYS
 
 
 class DayChecks:
-    """Makes the checks of a day when the last cell of its notebook has been compared."""
+    """Runs the checks of a day after the last cell of its notebook has been compared."""
 
-    # Last: the kernel of the notebook has ended by then.
+    # This hook runs last, after the kernel of the notebook has ended.
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_teardown(self, item: pytest.Item, nextitem: pytest.Item | None) -> None:
         if nextitem is None or nextitem.path != item.path:

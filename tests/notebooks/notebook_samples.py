@@ -1,4 +1,4 @@
-"""Throw-away notebooks: the tools are tried on these, never on the course's own."""
+"""Sample notebooks for tests of the tools, which never use the course's own notebooks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from shared.course import checks, days, display
 spark = shared.connect()
 frame = spark.createDataFrame(days.as_rows(), days.COLUMNS)
 frame.write.mode("overwrite").saveAsTable("ops.course_days")"""
-"""Does the work of day 2, the smallest there is."""
+"""A cell that does the work of day 2, which is the smallest day."""
 
 
 class Notebooks:

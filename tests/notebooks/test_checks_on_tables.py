@@ -1,4 +1,4 @@
-"""The checks of the days whose work is in tables: each against tables that are not as they should be."""
+"""The checks of the days whose work is in tables, each against tables with a mistake."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ AS_OF = "Every order points at the version of its customer that was valid when i
 
 @pytest.fixture(scope="module")
 def course(spark: Any) -> Settings:
-    """What stands after day 6, small."""
+    """The tables after day 6, at a small scale."""
     settings = get_settings()
     lake.clear(spark, settings)
     shutil.rmtree(settings.raw, ignore_errors=True)
@@ -76,7 +76,7 @@ def course(spark: Any) -> Settings:
     spark.sql(f"INSERT INTO {FIRST_TABLE} VALUES (1, 'a'), (2, 'b'), (3, 'c')")
     spark.sql(f"DELETE FROM {FIRST_TABLE} WHERE id = 2")
     write_days(spark, days.as_rows())
-    # What the lineage listener would have written: the tests' engine has none.
+    # The event of the lineage listener, which the tests' engine does not have.
     output = {"facets": {"symlinks": {"identifiers": [{"name": FIRST_TABLE}]}}}
     (settings.lineage / "events.jsonl").write_text(json.dumps({"eventType": "COMPLETE", "outputs": [output]}) + "\n")
     generate(settings.raw, scale=0.01, seed=42, defects=0.1, days=2, progress=False)
@@ -87,7 +87,7 @@ def course(spark: Any) -> Settings:
 
 @pytest.fixture(scope="module")
 def course_of_nine_days(spark: Any, course: Settings) -> Settings:
-    """What stands after day 9."""
+    """The tables after day 9."""
     assert pipeline.run(spark).ok
     return course
 
@@ -183,7 +183,7 @@ def test_day_2_fails_if(spark: Any, course: Settings, spoil: str) -> None:
         write_days(spark, rows)
 
 
-# Days 5 and 6: each table changed by hand, and brought back
+# Days 5 and 6: each table is changed by hand, and then restored
 
 
 @contextmanager
@@ -199,7 +199,7 @@ def altered(table: str, statement: str) -> Iterator[None]:
 
 
 def some() -> dict[str, str]:
-    """Return what the statements name: conditions on an order, a product, and a customer who has one version."""
+    """Return the placeholders of the statements: conditions on an order, a product, and a customer with one version."""
     (row,) = lake.rows(
         get_settings().lakehouse,
         """
@@ -215,11 +215,11 @@ def some() -> dict[str, str]:
 
 
 Alterations = list[tuple[str, str]]
-"""Tables, each with a statement that spoils it."""
+"""Tables, each with a statement that makes a mistake in it."""
 
 
 def failures_with(spark: Any, day: int, alterations: Alterations) -> dict[str, str]:
-    """Return what a day's checks find after all these alterations, which are taken back."""
+    """Return the failures of a day's checks after all these alterations, and undo the alterations."""
     with ExitStack() as stack:
         for table, statement in alterations:
             stack.enter_context(altered(table, statement))
@@ -227,13 +227,13 @@ def failures_with(spark: Any, day: int, alterations: Alterations) -> dict[str, s
 
 
 def assert_found(spark: Any, day: int, alterations: Alterations, expected: dict[str, str]) -> None:
-    """See that after these alterations the expected checks fail and no others, each with a text that begins so."""
+    """Assert that exactly the expected checks fail after these alterations, with texts that begin as expected."""
     wrong = failures_with(spark, day, alterations)
     assert set(wrong) == set(expected)
     assert all(re.match(found, wrong[name]) for name, found in expected.items()), wrong
 
 
-# A day's checks take seconds, so that alterations which different checks must find are made together.
+# A day's checks take seconds, so alterations for different checks are made together.
 @pytest.mark.parametrize(
     ("alterations", "expected"),
     [
@@ -369,7 +369,7 @@ def test_day_6_fails_if_versions_of_a_customer_contradict_each_other(spark: Any,
 
 @contextmanager
 def two_versions(email: str, end: str, is_current: bool) -> Iterator[None]:
-    """Give a customer of one version a second one, a day later, and the first version this end."""
+    """Give a customer with one version a second version, a day later, and end the first version at this time."""
     path, customer = catalog.table_path("silver.dim_customers"), some()["customer"]
     delta = DeltaTable(path)
     changed = {
@@ -449,7 +449,7 @@ def test_the_laws_are_asked_where_their_tables_are_and_a_broken_one_is_told(
     with altered("gold.customer_ltv", "DELETE FROM {table} WHERE segment = 'Low'"):
         broken = [one.name for one in verify(spark).results if not one.ok]
         assert (broken, set(failures(spark, 16))) == ([LTV_3, LTV_5], {"The laws of the batch tables hold"})
-        # The run sets right what somebody has changed, and so it is not a run that changes nothing.
+        # The run repairs the table that was changed by hand, so it changes something.
         assert law_4(spark, pipeline.run).found == "a new version of gold.customer_ltv"
 
 
@@ -477,7 +477,7 @@ def test_day_8_fails_if_the_thresholds_do_not_fall(
 def test_day_19_passes_once_a_rule_has_stopped_gold_and_fails_if_its_tables_were_tampered_with(
     spark: Any, course_of_nine_days: Settings
 ) -> None:
-    # The alterations of the tests before have left other versions of the tables: nothing was asked of these.
+    # The alterations of earlier tests have left newer versions of the tables, which the rules have not judged.
     assert set(failures(spark, 19)) == {ASKED, STOPPED}
     never = {"name": "never", "expect_or_fail": "false", "limit": "nothing"}
     one = quality.TableRules.model_validate({"target": "silver.dim_products", "rules": [never]})
@@ -509,7 +509,7 @@ def test_days_5_and_6_fail_without_their_tables(spark: Any, course: Settings) ->
     assert set(failures(spark, 6)) == {EMAIL, LAW_1, ANY_ORDER, PRODUCTS, AS_OF}
 
 
-# Day 4. How rows are counted against files is tried out in tests/unit/test_course_checks.py, which needs no engine.
+# Day 4. tests/unit/test_course_checks.py tests the comparison of row counts with files, without an engine.
 
 
 def test_day_4_fails_if_tables_were_tampered_with(spark: Any, course: Settings) -> None:

@@ -1,4 +1,4 @@
-"""The course by its one command: on throw-away notebooks, and on its own at another scale than the stored outputs'."""
+"""The command `shopmetrics course`, on sample notebooks, and on the course's own at a scale without stored outputs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ days.DAYS = tuple(replace(day, root=root) for day in days.DAYS)
 from shared.cli import main
 main()
 """
-"""`shopmetrics`, with the course's notebooks taken from another folder."""
+"""A program like `shopmetrics` that takes the course's notebooks from another folder."""
 
 DAY_3 = """\
 import shared
@@ -42,11 +42,11 @@ generate(get_settings().raw, scale=scale, days=1, progress=False)
 spark = shared.connect()"""
 
 SLOW_THROUGH = 4
-"""Later days pass through the same runner, and would cost as long again as to compare the outputs of all."""
+"""Later days use the same runner; to run them all would take as long as the comparison of all outputs."""
 
 
 def course(command: list[str | Path], settings: Settings, *arguments: str, **variables: str) -> dict[str, Any]:
-    """Run the course by a command, see that it succeeds, and return what it says of itself."""
+    """Run the course with a command, assert that it succeeds, and return its JSON report."""
     environ = os.environ | environment(settings) | variables
     line = [*command, "course", *arguments, "--json"]
     ended = subprocess.run(line, env=environ, capture_output=True, text=True, timeout=3_000)
@@ -74,8 +74,8 @@ def test_the_course_runs_day_by_day(spark: Any, notebooks: Notebooks) -> None:
 
 @pytest.mark.slow
 def test_the_courses_own_notebooks_run_at_another_scale_too(settings: Settings) -> None:
-    """At scale 1 they are run by ``test_stored_*.py``."""
-    # Interpreted, which takes a fifth less time, but with the lineage of day 1.
+    """At scale 1 ``test_stored_*.py`` runs them."""
+    # Interpreted, which takes a fifth less time, but with the lineage that day 1 needs.
     interpreted = "spark.sql.codegen.wholeStage=false spark.sql.codegen.factoryMode=NO_CODEGEN"
     command: list[str | Path] = [Path(sys.executable).with_name("shopmetrics")]
     arguments = ("--through", str(SLOW_THROUGH), "--scale", "0.1")

@@ -1,4 +1,4 @@
-"""What is shown of a Spark DataFrame is what SQL says, wherever the notebook runs."""
+"""The display of a Spark DataFrame agrees with SQL, whatever the time zone of the notebook's machine."""
 
 from __future__ import annotations
 

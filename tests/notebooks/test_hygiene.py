@@ -1,4 +1,4 @@
-"""Every notebook keeps every rule, and every rule is broken by a notebook that breaks it."""
+"""Every notebook keeps every rule, and every rule detects a notebook that breaks it."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_ruff_is_content(command: list[str]) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-# The rules themselves, against one notebook that keeps them all and many that each break one.
+# The rules themselves, tested with one notebook that keeps them all and with many that each break one.
 
 DAY = DAYS[0]
 
@@ -96,7 +96,7 @@ def good() -> Any:
 
 
 def change(**changes: Any) -> Callable[[Any], None]:
-    """Return what sets these fields of the code cell `[3]`."""
+    """Return a function that sets these fields of the code cell `[3]`."""
     return lambda notebook: notebook.cells[3].update(changes)
 
 

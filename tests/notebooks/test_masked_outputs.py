@@ -1,4 +1,4 @@
-"""A notebook shows no secret, whatever a cell does with its text."""
+"""A notebook's outputs contain no secret, whatever a cell does with it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CELLS = {
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What each cell shows, as it would be stored."""
+    """The output of each cell, as it would be stored."""
     home = tmp_path_factory.mktemp("masked")
     secrets.put("OF_A_NOTEBOOK", SECRET, Settings(home=home))
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in CELLS.values()])

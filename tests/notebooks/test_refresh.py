@@ -1,4 +1,4 @@
-"""A refresh stores what a run gives and nothing that varies; the gate then finds whatever differs from it."""
+"""A refresh stores the outputs of a run without anything that varies; the gate then finds every difference."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from shared.course import display
 display.figure(go.Figure(go.Bar(x=["a", "b"], y=[1, 2])), alt="a is 1, b is 2.")"""
 
 
-# Where nothing else is said, cells are executed in this process: the kernel is not what is tested.
+# Unless a test says otherwise, cells are executed in this process, because the kernel is not tested here.
 pytestmark = pytest.mark.usefixtures("here")
 
 WITH_KERNEL = papermill_engines._engines[None]
@@ -32,7 +32,7 @@ WITH_KERNEL = papermill_engines._engines[None]
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Every figure for which a picture is drawn; no browser is started."""
+    """A list of the figures for which a picture is drawn; no browser is started."""
     figures: list[Any] = []
 
     def draw(specifications: list[Any]) -> list[str]:
@@ -65,7 +65,7 @@ def test_a_refresh_stores_outputs_and_counts_and_nothing_that_varies(
     assert tags == [{"tags": ["parameters"]}, {}, {}, {}, {"tags": ["raises-exception"]}]
     assert [cell.id for cell in notebook.cells] == ["title", "parameters", *(f"sample-{n}" for n in range(4))]
     stored = day.notebook.read_bytes()
-    # And in this process the same comes out as in a kernel.
+    # Execution in this process gives the same outputs as in a kernel.
     assert refresh.refresh([day]) == []
     assert day.notebook.read_bytes() == stored
 
@@ -95,14 +95,14 @@ def test_a_picture_is_drawn_once_and_kept_while_its_figure_stays(notebooks: Note
         "image/png": {"alt": "a is 1, b is 2.", "width": refresh.PICTURE_WIDTH}
     }
 
-    # Another cell changes: the notebook is written again, the picture stays, no browser is needed.
+    # Another cell changes: the notebook is written again, but the picture stays and no browser is needed.
     day.notebook.write_text(day.notebook.read_text().replace("scale = 1.0", "scale = 2.0"))
     refresh.refresh([day])
     assert "scale = 2.0" in day.notebook.read_text()
     assert pictures(day) == [first]
     assert len(drawn) == 1
 
-    # The figure changes: a new picture.
+    # The figure changes, so a new picture is drawn.
     day.notebook.write_text(day.notebook.read_text().replace("y=[1, 2]", "y=[1, 3]"))
     refresh.refresh([day])
     assert pictures(day) != [first]

@@ -1,4 +1,4 @@
-"""The runner stops where it must: at a failing cell, a notebook that did nothing, checks that fail."""
+"""The runner stops at a failing cell, at a notebook that did nothing, and at failing checks."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_days_run_in_order_and_what_they_cost_is_told(spark: Any, notebooks: Not
     assert first.notebook.read_bytes() == before, "the source notebook is left alone"
     copy = nbformat.read(result.days[1].executed_copy, as_version=4)
     assert copy.cells[3].outputs[0].text == "again\n"
-    # For people and for programs.
+    # The report for people and the report for programs.
     console = Console(record=True, width=120, file=io.StringIO())
     print_run(result, console)
     line = rf"2\s+Sample\s+[\d.]+\s+[\d,]+\s+1 ok\s+ops\.course_days\s+0\s+{len(DAYS)}"
@@ -106,7 +106,7 @@ def test_a_failing_cell_stops_the_run_and_is_shown(spark: Any, notebooks: Notebo
 
 
 def test_a_notebook_that_does_nothing_does_not_pass(spark: Any, notebooks: Notebooks, here: None) -> None:
-    # All is there from an earlier run: tables and receipt. Looking at these alone would not find out.
+    # Tables and receipt exist from an earlier run, so a check of these alone would pass.
     write_receipt(2, [], get_settings())
     lazy = run_days(notebooks, notebooks.make("print('all done')"))
     assert "left no result of its checks" in lazy.error.problem
@@ -198,7 +198,7 @@ def test_a_kernel_is_this_python_with_the_settings_of_the_run_and_goes_on_after_
     seeded = subprocess.run(command, env=os.environ | {"PYTHONHASHSEED": "0"}, capture_output=True, text=True)
     told = [sys.executable, str(day.notebook.parent), f"{tmp_path}/a $HOME", "0.25", "UTC", seeded.stdout.strip()]
     assert outputs(execution.notebook).splitlines() == [*told, "reached"]
-    # The error of the second cell was no failure; that there is none in the last one is.
+    # The error of the second cell is expected and no failure. The missing error of the last cell is the failure.
     assert execution.failure.cell == 5
     assert execution.failure.error == "the cell is tagged raises-exception, but ended without an error"
 

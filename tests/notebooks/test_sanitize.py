@@ -1,4 +1,4 @@
-"""What is left out of the comparison of outputs is what varies, and nothing else."""
+"""The comparison of outputs ignores what varies between runs, and nothing else."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SAMPLES = [
         ["# 544", "#544", "order #12", "2025-12-31", "customer 12"],
     ),
 ]
-"""For each rule, in the order of the file: texts that it changes, and texts that it must leave alone."""
+"""For each rule, in the order of the file: texts that it changes, and texts that it must not change."""
 
 
 def test_every_rule_is_read_and_has_samples() -> None:

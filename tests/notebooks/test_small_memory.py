@@ -1,4 +1,4 @@
-"""The course in the 2 GB that Binder gives to everything together, and an engine that is killed for memory."""
+"""The course in Binder's 2 GB for all processes together, and an engine that is killed for lack of memory."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ import os, pathlib
 pathlib.Path({group!r}, "cgroup.procs").write_text(str(os.getpid()))
 import shared
 spark = shared.connect()"""
-"""Starts the engine in the group: what a process starts is in its group."""
+"""Starts the engine in the group: a process starts in the group of its parent."""
 
 SQUEEZE = """\
 held = dict(line.split() for line in pathlib.Path({stat!r}).read_text().splitlines())
 pathlib.Path({limit!r}).write_text(str(int(held.get("anon", held.get("rss"))) + 60 * 2**20))"""
-"""Leaves 60 MB beside what the group's processes hold now."""
+"""Sets the limit to 60 MB more than the present memory of the group's processes."""
 
 NEED_MORE = 'spark.range(5_000_000).selectExpr("collect_list(id) AS all").selectExpr("size(all)").collect()'
-"""Needs more than that, and less than the engine's heap."""
+"""Needs more memory than these 60 MB, but less than the engine's heap."""
 
 
 def learners_environment() -> dict[str, str]:
-    """The variables of this process without those that the tests set: what a learner has."""
+    """This process's variables without those that the tests set: a learner's environment."""
     return {
         name: text for name, text in os.environ.items() if name not in ("SHOPMETRICS_SPARK_CONF", "SHOPMETRICS_HOME")
     }

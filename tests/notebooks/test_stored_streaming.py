@@ -1,4 +1,4 @@
-"""Days 10 to 14: every stored output is what a run gives today, and each day's checks pass after its notebook."""
+"""Days 10 to 14: every stored output equals a run's output, and each day's checks pass after its notebook."""
 
 from __future__ import annotations
 

@@ -1,12 +1,13 @@
-"""Gold by DuckDB, straight from the CSV files: what the Spark pipeline is checked against to the cent, and its rival.
+"""Gold computed by DuckDB directly from the CSV files: the reference and the rival of the Spark pipeline.
 
     .venv/bin/python tests/oracles/duckdb_gold.py data --threads 2 --band High=5000 --band Medium=1000 --band Low
 
-It reads neither bronze nor silver, and works by rules of its own: only the names and types of the source columns come
-from ``shared``. Customers are not read, since no figure depends on them.
+The results must agree to the cent. This program reads neither bronze nor silver, and has rules of its own: only the
+names and types of the source columns come from ``shared``. It does not read customers, because no figure depends on
+them.
 
-What makes it fast: most orders are delivered once. Such a row is its order's latest state; only the rows of the other
-orders are grouped and sorted.
+It is fast because most orders are delivered once. Such a row is the latest state of its order; only the rows of the
+other orders are grouped and sorted.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-if __name__ == "__main__":  # run as a file, the checkout is not on the path
+if __name__ == "__main__":  # if this file is run as a script, the checkout is not on the path
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from shared.bronze.contracts import ORDERS, PRODUCTS, Source
@@ -40,8 +41,8 @@ ACCEPTED = {
         AND list_price >= 0
         AND trim(category) <> ''
     """,
-    # The nightly run comes at 02:00 UTC of the day after the batch date, which is the name of the file's folder. A
-    # change may be a day later than that, no more.
+    # The nightly run starts at 02:00 UTC of the day after the batch date, which is the name of the file's folder. A
+    # change may be up to a day later than the run.
     "orders": """
         trim(order_id) <> ''
         AND updated_at <= parse_path(arrival)[-2]::TIMESTAMPTZ + INTERVAL 50 HOURS
@@ -55,17 +56,17 @@ ACCEPTED = {
         AND product_id IN (SELECT product_id FROM products)
     """,
 }
-"""Source to the SQL condition of an event that counts; ``arrival`` is the file of its first delivery."""
+"""The SQL condition of the accepted events of each source; ``arrival`` is the file of the first delivery."""
 
-# Without ignore_errors, a line that does not fit would end the query; with it, it is passed over.
+# With ignore_errors, a line that does not fit the columns is skipped; without it, such a line would end the query.
 READ = """
 SELECT {columns}, arrival
 FROM read_csv(?, columns = ?, auto_detect = false, header = true, delim = ',', quote = '"', escape = '"',
     ignore_errors = true, filename = 'arrival')
 """
 
-# An event is a distinct payload. A path sorts by its batch date first: the least is the first delivery, and the
-# greatest the latest arrival.
+# An event is a distinct payload. Paths sort by batch date first: the least path of an event is its first delivery, and
+# the event with the greatest one has arrived last.
 LATEST = """
 CREATE TEMP VIEW {name} AS
 WITH repeated AS (SELECT {key} FROM {name}_delivered GROUP BY {key} HAVING count(*) > 1)
@@ -81,7 +82,8 @@ UNION ALL (
 )
 """
 
-# In decimals throughout: DuckDB divides decimals as doubles. Round is half up for what is not negative.
+# No division, so that all values stay decimals: DuckDB divides decimals as doubles. For values that are not negative,
+# round is half-up.
 SALES = """
 CREATE TEMP TABLE sales AS
 SELECT customer_id, orders.product_id, category, order_ts::DATE AS order_date, quantity,
@@ -119,23 +121,23 @@ def gold(
 ) -> dict[str, pa.Table]:
     """Compute the three gold tables from the CSV files of a landing volume.
 
-    Nothing is written. Lines that do not fit the columns are passed over; what DuckDB's reader takes to fit differs
-    from Spark's in what the generators do not write: it takes ``1.5`` for a whole number, rounded, blanks around a
-    number and an empty surplus field, and a stray quote may cost it the lines that follow.
+    Nothing is written. Lines that do not fit the columns are skipped. DuckDB's reader differs from Spark's only for
+    lines that the generators do not write: it rounds ``1.5`` to a whole number, accepts blanks around a number and an
+    empty extra field, and a stray quote may make it lose the following lines.
 
     Args:
         raw: the landing volume, ``<home>/raw``.
-        bands: segment and the least lifetime value for it, highest first; the last takes the rest and has ``None``.
-        threads: of DuckDB.
-        memory_limit: what DuckDB may use, for example ``2GB``; beyond it, it spills to disk.
+        bands: each segment and its least lifetime value, highest first; the last one has ``None`` and takes the rest.
+        threads: the number of DuckDB's threads.
+        memory_limit: the memory that DuckDB may use, for example ``2GB``; beyond it, DuckDB spills to disk.
 
     Returns:
         ``daily_sales_summary`` by order_date and category, ``customer_ltv`` by customer_id, ``product_performance``
-        by product_id; each sorted by its key. Money is in decimals of two digits.
+        by product_id; each sorted by its key. Money is decimal with two digits.
 
     Raises:
         FileNotFoundError: if products or orders have no file.
-        ValueError: if the bands are not as above, or a header names a column twice.
+        ValueError: if the bands do not have this form, or a header names a column twice.
 
     Example:
         >>> gold(Path("data/raw"), [("High", Decimal(5000)), ("Low", None)])["customer_ltv"].num_rows # doctest: +SKIP
@@ -166,8 +168,8 @@ def aggregated(con: duckdb.DuckDBPyConnection, bands: Sequence[tuple[str, Decima
 
 
 def _latest(con: duckdb.DuckDBPyConnection, raw: Path, source: Source) -> None:
-    """Make a view named as the source: of each key, the accepted event that comes last."""
-    # As a table, not a view: of a column that a query does not ask for, the reader does not see that it is malformed.
+    """Create a view with the name of the source: the last accepted event of each key."""
+    # A table and not a view: the reader does not detect a malformed value in a column that a query does not use.
     _delivered(con, raw, source).create(f"{source.name}_delivered")
     names = source.column_names
     con.execute(
@@ -182,14 +184,14 @@ def _latest(con: duckdb.DuckDBPyConnection, raw: Path, source: Source) -> None:
 
 
 def _delivered(con: duckdb.DuckDBPyConnection, raw: Path, source: Source) -> duckdb.DuckDBPyRelation:
-    """Return the well-formed rows of a source's files with their ``arrival``, columns matched by the files' headers."""
+    """Return the well-formed rows of a source's files with their ``arrival``; the files' headers name the columns."""
     files_of: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for path in sorted(raw.glob(f"{source.name}/*/*.csv")):
         if not path.name.startswith((".", "_")):
             files_of[_header(path)].append(glob.escape(str(path)))
     if not files_of:
         raise FileNotFoundError(f"{raw / source.name} has no <batch date>/*.csv")
-    # DuckDB keeps an offset from UTC only in a timestamp with a time zone.
+    # DuckDB respects an offset from UTC only in a timestamp with a time zone.
     types = {column.name: column.type.replace("TIMESTAMP", "TIMESTAMPTZ") for column in source.columns}
     layouts = [
         con.sql(

@@ -1,13 +1,14 @@
-"""Silver by DuckDB and delta-rs: what the Spark pipeline is measured against, and an independent check of its results.
+"""Silver computed by DuckDB and delta-rs: the rival of the Spark pipeline, and an independent check of its results.
 
     .venv/bin/python tests/oracles/duckdb_silver.py data /tmp/silver --threads 2 --memory-limit 2GB
 
 It computes all of silver from all of bronze, in SQL of its own: only the names and types of the source columns come
-from ``shared``. Surrogate keys are left out, since DuckDB has no hash function of Spark's: ``orders_clean`` names the
-version of its customer by ``customer_start_date``, which together with ``customer_id`` says the same.
+from ``shared``. There are no surrogate keys, because DuckDB does not have Spark's hash function. Instead
+``orders_clean`` names the version of its customer by ``customer_id`` and ``customer_start_date``, which is equivalent.
 
-What makes it fast: most keys occur once in bronze. Such a row is no duplicate and is the latest of its key, so it
-streams from Parquet through rules and joins to the writer. Only the rows of the other keys are held and sorted.
+It is fast because most keys occur once in bronze. Such a row is no duplicate and is the latest of its key, so it
+streams from Parquet through rules and joins to the writer. Only the rows of the other keys are kept in memory and
+sorted.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from urllib.parse import unquote
 import duckdb
 from deltalake import DeltaTable, write_deltalake
 
-if __name__ == "__main__":  # run as a file, the checkout is not on the path
+if __name__ == "__main__":  # if this file is run as a script, the checkout is not on the path
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from shared.bronze.contracts import SOURCES, Source
@@ -64,19 +65,19 @@ RULES: dict[str, dict[str, str]] = {
         "product_id_is_known": "product_id IN (SELECT product_id FROM dim_products)",
     },
 }
-"""Source to its rules in order: the name, and the SQL condition of a good row. One that is NULL is broken."""
+"""The rules of each source, in order: the name, and the SQL condition of a good row. NULL counts as broken."""
 
 TARGETS = {"products": "dim_products", "customers": "dim_customers", "orders": "orders_clean"}
-"""Source to the silver table it feeds, in the order in which they are computed."""
+"""The silver table of each source, in the order in which the tables are computed."""
 
 DIM_PRODUCTS = """
 CREATE TEMP TABLE dim_products AS
 SELECT product_id, product_name, category, brand, list_price, is_active, updated_at FROM products_latest
 """
 
-# A version serves the orders placed from serves_from until serves_until: its own interval and any gap behind it, the
-# first also what is older. These intervals leave nothing out, so that a hash join finds the version; no ASOF join,
-# which would sort all orders.
+# A version is valid for the orders placed from serves_from until serves_until: its own interval and any gap after it.
+# The first version is also valid for older orders. These intervals cover all time, so a hash join finds the version; an
+# ASOF join would sort all orders.
 CUSTOMER_VERSIONS = """
 CREATE TEMP TABLE customer_versions AS
 WITH events AS (
@@ -109,8 +110,8 @@ FROM customers_once
 WHERE rule IS NULL AND is_deleted IS NOT TRUE
 """
 
-# After orders_clean, from which {orders} are read: asking its few orders without a version saves a pass over bronze.
-# An accepted event may name a customer though another event of its order has superseded it.
+# This runs after orders_clean, because {orders} come from it: to read its few orders without a version saves a pass
+# over bronze. An accepted event may name a customer although a later event of the same order has superseded it.
 DIM_CUSTOMERS = """
 SELECT * EXCLUDE (serves_from, serves_until), end_date IS NULL AS is_current, false AS is_inferred
 FROM customer_versions
@@ -123,7 +124,8 @@ FROM (
 ) ANTI JOIN customer_versions USING (customer_id)
 """
 
-# In decimals throughout: a division would be one of doubles. Round is half-up for what is not negative.
+# No division, so that all values stay decimals: a division would give doubles. For values that are not negative, round
+# is half-up.
 ORDERS_CLEAN = """
 WITH orders AS (
     SELECT *, (quantity * unit_price)::DECIMAL(12,2) AS gross_amount,
@@ -148,18 +150,18 @@ QUARANTINE = " UNION ALL ".join(
 
 
 def silver(bronze: Path, out: Path, *, memory_limit: str | None = None, threads: int | None = None) -> dict[str, Any]:
-    """Compute silver from bronze and write it as four Delta tables, replacing what was there.
+    """Compute silver from bronze and write it as four Delta tables, which replace existing ones.
 
     Args:
         bronze: directory of the bronze tables, ``<home>/lakehouse/bronze``.
         out: directory to write to: ``dim_products``, ``dim_customers``, ``orders_clean``, and ``quarantine`` with
             table_name, rule, source_file, row_json. All timestamps are UTC instants.
-        memory_limit: what DuckDB may use, for example ``2GB``; beyond it, it spills to disk.
-        threads: of DuckDB; all cores if left out.
+        memory_limit: the memory that DuckDB may use, for example ``2GB``; beyond it, DuckDB spills to disk.
+        threads: the number of DuckDB's threads; defaults to all cores.
 
     Returns:
-        ``rows``: table to ``read``, ``accepted``, ``quarantined``, ``duplicates``, each counted for itself;
-        ``seconds``: step to its wall time.
+        ``rows``: for each table the independent counts ``read``, ``accepted``, ``quarantined`` and ``duplicates``;
+        ``seconds``: the wall time of each step.
 
     Example:
         >>> silver(Path("data/lakehouse/bronze"), Path("/tmp/silver"))["rows"]["orders_clean"]      # doctest: +SKIP
@@ -206,7 +208,7 @@ def _connection(memory_limit: str | None, threads: int | None) -> Iterator[duckd
 
 
 def _scan(path: Path, source: Source) -> str:
-    """Return the query of a bronze table's rows, with timestamps in UTC but without a zone: faster to work with."""
+    """Return a query of a bronze table's rows, with timestamps in UTC but without a time zone, which are faster."""
     types = {column.name: column.type for column in source.columns}
     types |= {"_malformed": "STRING", "source_file": "STRING", "ingested_at": "TIMESTAMP"}
     columns = ", ".join(
@@ -216,17 +218,17 @@ def _scan(path: Path, source: Source) -> str:
 
 
 def _read_parquet(path: Path, columns: str) -> str:
-    """Return what stands in a FROM clause for a Delta table; one without files has no row of these columns."""
+    """Return the text of a Delta table for a FROM clause; a table without files gives no rows with these columns."""
     if files := parquet_files(path):
         return "read_parquet([" + ", ".join("'" + file.replace("'", "''") + "'" for file in files) + "])"
     return "(SELECT unnest([]::STRUCT(" + columns + ")[], recursive := true))"
 
 
 def _events(con: duckdb.DuckDBPyConnection, source: Source, scan: str) -> None:
-    """Make ``<source>_events``: one row per distinct payload, with its arrival and the first rule it breaks.
+    """Create ``<source>_events``: one row per distinct payload, with its arrival and the first rule that it breaks.
 
-    It is the union of ``_once``, a view of the rows whose key is there once, and ``_repeated``, a table of the others.
-    ``<source>_latest`` are the accepted events that come last for their key (of ``customers``: key and instant).
+    It is the union of ``_once``, a view of the rows whose key occurs once, and ``_repeated``, a table of the others.
+    ``<source>_latest`` has the last accepted event of each key (for ``customers``: of each key and instant).
     """
     name, key = source.name, source.column_names[0]
     gate = "CASE " + " ".join(f"WHEN ({good}) IS NOT TRUE THEN '{rule}'" for rule, good in RULES[name].items()) + " END"
@@ -270,7 +272,7 @@ def _events(con: duckdb.DuckDBPyConnection, source: Source, scan: str) -> None:
 
 
 def _judge(con: duckdb.DuckDBPyConnection, source: Source) -> dict[str, int]:
-    """Make ``<source>_judged``, rule to its events and the broken rows, NULL for the accepted; return the counts."""
+    """Create ``<source>_judged``, the events and broken rows by rule, NULL for accepted events; return the counts."""
     name, payload = source.name, ", ".join([*source.column_names, "_malformed"])
     con.execute(f"""
         CREATE TEMP TABLE {name}_judged AS
@@ -288,7 +290,7 @@ def _judge(con: duckdb.DuckDBPyConnection, source: Source) -> dict[str, int]:
 
 
 def _write(con: duckdb.DuckDBPyConnection, query: str, path: Path) -> None:
-    """Stream the rows of a query into a Delta table; its timestamps are instants again."""
+    """Stream the rows of a query into a Delta table, whose timestamps have a time zone again."""
     relation = con.sql(query)
     columns = ", ".join(
         f"make_timestamptz(epoch_us({name})) AS {name}" if str(kind) == "TIMESTAMP" else name
@@ -301,11 +303,11 @@ def _write(con: duckdb.DuckDBPyConnection, query: str, path: Path) -> None:
 def parquet_files(path: Path) -> list[str]:
     """Return the Parquet files of a Delta table's latest version, for DuckDB or ``pyarrow.parquet`` to read.
 
-    DuckDB's own Delta reader is an extension that has to be downloaded. delta-rs's ``to_pyarrow_table`` calls Python
-    from pyarrow's threads, which at times aborts the process at its end.
+    DuckDB's own Delta reader is an extension that must be downloaded. delta-rs's ``to_pyarrow_table`` calls Python from
+    pyarrow's threads, which sometimes aborts the process at its end.
 
     Raises:
-        ValueError: if the table needs a reader that knows more than Parquet files, for example deletion vectors.
+        ValueError: if plain Parquet files are not enough to read the table, for example with deletion vectors.
     """
     table = DeltaTable(path)
     if table.protocol().min_reader_version > 1:
@@ -316,7 +318,7 @@ def parquet_files(path: Path) -> list[str]:
 
 
 def peak_mb() -> float:
-    """Return the greatest resident memory that this process has had, in MB."""
+    """Return the peak resident memory of this process, in MB."""
     import psutil
 
     peak = getattr(psutil.Process().memory_info(), "peak_wset", None)

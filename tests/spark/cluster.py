@@ -1,7 +1,7 @@
-"""A Spark standalone cluster on this machine, for what must hold beyond one machine.
+"""A Spark standalone cluster on this machine, for tests of runs beyond one machine.
 
-A master and two workers, started from the engine's own jars on loopback, and in front of them a Connect server that
-knows nothing of this project: ``SPARK_REMOTE`` is all that tells the commands where to run.
+It has a master, two workers and a Connect server, all started from the engine's own jars on loopback. The Connect
+server has no settings of this project: only ``SPARK_REMOTE`` tells the commands where to run.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Cluster:
             "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
             "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
             "spark.sql.catalogImplementation": "in-memory",
-            # Spark's 200 and Delta's 50 are for clusters with more than two cores.
+            # Spark's default of 200 and Delta's of 50 are for clusters with more than two cores.
             "spark.sql.shuffle.partitions": "4",
             "spark.databricks.delta.snapshotPartitions": "2",
             **get_settings().spark_options,
@@ -86,7 +86,7 @@ class Cluster:
         settings = Settings(home=self.directory, server_memory="700m")
         argfile = self.directory / f"{name}.args"
         command = engine.java_command(settings, self.java, self.jars, conf or {}, [], argfile)
-        # The engine's own command line, for another main class.
+        # The engine's own command line, with another main class.
         argfile.write_text(argfile.read_text().replace(engine.MAIN_CLASS, main))
         variables = [f"{key}={value}" for key, value in environment.items()]
         child = launch(["env", *variables, *command, *arguments], log, cwd=self.directory)
@@ -99,7 +99,7 @@ class Cluster:
             time.sleep(0.1)
 
     def _java_home(self) -> Path:
-        """A Java for the executors. Spark adds an incubator module to their command line that a small JDK may lack."""
+        """A Java for the executors: Spark's command line for them has an incubator module that a small JDK may lack."""
         home = self.directory / "java"
         (home / "bin").mkdir(parents=True)
         java = home / "bin" / "java"
@@ -112,7 +112,7 @@ class Cluster:
         return home
 
     def _spark_home(self) -> Path:
-        """A Spark installation as a cluster has it: the jars in one directory."""
+        """A Spark installation like a cluster's: the jars are in one directory."""
         home = self.directory / "spark"
         (home / "jars").mkdir(parents=True)
         (home / "RELEASE").touch()

@@ -1,6 +1,6 @@
-"""How silver's tests are told: events by one line each, histories as ``A[10,20) B[20,..)``, a shop of a few rows.
+"""The notation of silver's tests: one line per event, histories as ``A[10,20) B[20,..)``, and a shop of a few rows.
 
-``A@10`` is an event with tracked value A at instant 10; instants are minutes after midnight of 2026-01-01, UTC.
+``A@10`` is an event with tracked value A at instant 10. Instants are minutes after midnight of 2026-01-01, UTC.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MIDNIGHT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def instant(minutes: int | None) -> datetime | None:
-    """Return the instant that a number stands for."""
+    """Return the instant of a number of minutes."""
     return None if minutes is None else MIDNIGHT + timedelta(minutes=minutes)
 
 
@@ -118,16 +118,16 @@ CASES = {
     "30 a delete tells no untracked value": Case([[A10], [delete(20, "Zed")]], "A[10,20)"),
     "32 an empty batch changes nothing": Case([[], [A10], []], "A[10,..)"),
 }
-"""What the handbook of slowly changing dimensions knows to be hard, each case a customer."""
+"""The known hard cases of slowly changing dimensions; each case is a customer."""
 
 
 def key_of(case: str) -> str:
-    """Return the customer that a case is told of."""
+    """Return the customer of a case."""
     return f"C-{list(CASES).index(case):03}"
 
 
 def all_deliveries() -> list[list[Delivery]]:
-    """Return the batches of all cases side by side: the first of each, the second of each, and so on."""
+    """Return the merged batches of all cases: the first batches of all cases, the second ones, and so on."""
     batches: dict[int, list[Delivery]] = defaultdict(list)
     for name, case in CASES.items():
         for number, batch in enumerate(case.deliveries(key_of(name))):
@@ -136,7 +136,7 @@ def all_deliveries() -> list[list[Delivery]]:
 
 
 def told(versions: Iterable[Version]) -> dict[str, str]:
-    """Return key to history, as it is written in a case; keys without a version are left out."""
+    """Return the history of each key in the notation of a case, without keys that have no version."""
     histories: dict[str, list[str]] = defaultdict(list)
     for one in sorted(versions, key=lambda version: (version.key, version.start)):
         name = "" if one.untracked == "Ann" else f":{_text(one.untracked)}"
@@ -145,12 +145,12 @@ def told(versions: Iterable[Version]) -> dict[str, str]:
 
 
 def minutes(moment: datetime | None) -> int | None:
-    """Return the number that an instant stands for."""
+    """Return the number of minutes of an instant."""
     return None if moment is None else (moment - MIDNIGHT) // timedelta(minutes=1)
 
 
 def versions_in(rows: Iterable[dict[str, Any]]) -> list[Version]:
-    """Return the rows of the customer dimension, instants as numbers again."""
+    """Return the rows of the customer dimension as versions, with instants as numbers."""
     return [
         Version(
             row["customer_id"],
@@ -179,7 +179,7 @@ ORDER = {"quantity": 2, "unit_price": "10.00", "discount_pct": "0.00", "status":
 
 
 def customer(key: str | None, at: int | None, **values: Any) -> dict[str, Any]:
-    """Return a row of bronze.customers_raw: what is known of a customer from this instant on."""
+    """Return a row of bronze.customers_raw: a customer's values from this instant on."""
     return {"source": "customers", "customer_id": key, "updated_at": instant(at)} | CUSTOMER | values
 
 
@@ -212,16 +212,16 @@ def as_customer(event: Delivery) -> dict[str, Any]:
 
 
 def arrived(row: dict[str, Any], batch: int, file: str | None = None) -> dict[str, Any]:
-    """Return the row as delivered by a batch; of two batches the one with the greater number arrives later."""
+    """Return the row as delivered by a batch; a batch with a greater number arrives later."""
     given = {"source_file": file or f"{batch}.csv", "ingested_at": MIDNIGHT + timedelta(days=batch, hours=2)}
     return row | given | {"batch_id": f"{MIDNIGHT + timedelta(days=batch - 1):%Y-%m-%d}"}
 
 
 def bronze_frame(spark: SparkSession, source: str, rows: Iterable[dict[str, Any]]) -> DataFrame:
-    """Return these rows as a frame with the columns of the source's bronze table."""
+    """Return these rows as a DataFrame with the columns of the source's bronze table."""
     contract = SOURCES[source]
     columns = [*contract.columns, *AUDIT_COLUMNS]
-    # Decimals are given as text, which is exact.
+    # Decimals are texts here, because texts are exact.
     schema = ", ".join(
         f"`{column.name}` {'STRING' if column.type.startswith('DECIMAL') else column.type}" for column in columns
     )
@@ -232,7 +232,7 @@ def bronze_frame(spark: SparkSession, source: str, rows: Iterable[dict[str, Any]
 
 
 def declared_with(target: str, **more: Any) -> list[metadata.TableDefinition]:
-    """Return the declared tables, one of them with further rules."""
+    """Return the declared tables; one of them has additional rules."""
     rules = tuple(metadata.Rule.model_validate(rule) for rule in more["rules"])
     return [
         one.model_copy(update={"rules": (*one.rules, *rules)}) if one.target == target else one
@@ -240,13 +240,13 @@ def declared_with(target: str, **more: Any) -> list[metadata.TableDefinition]:
     ]
 
 
-# A shop: its bronze, its runs, and what silver holds.
+# A shop: its bronze, its runs, and the content of silver.
 
 SILVER = ("silver.dim_customers", "silver.dim_products", "silver.orders_clean")
 
 
 class Shop:
-    """A few rows of bronze, silver's runs over them, and what the tables hold afterwards."""
+    """A few rows of bronze, silver's runs over them, and the content of the tables afterwards."""
 
     def __init__(self, spark: SparkSession, home: Settings | None = None) -> None:
         self.spark = spark
@@ -257,7 +257,7 @@ class Shop:
         lake.clear(self.spark, self.home)
 
     def deliver(self, *rows: dict[str, Any]) -> None:
-        """Add these rows to bronze; those that do not say how they arrived came with the first batch."""
+        """Add these rows to bronze; rows without an arrival belong to the first batch."""
         by_source: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for row in rows:
             by_source[row["source"]].append(row if "source_file" in row else arrived(row, 1))
@@ -267,20 +267,20 @@ class Shop:
                 lake.append(self.home.lakehouse, contract.bronze_table, by_source[name])
 
     def run(self, **how: Any) -> dict[str, TableRun]:
-        """Run silver; return what was done to each table, by table."""
+        """Run silver; return the run of each table by its name."""
         return {run.table_name: run for run in silver.run(self.spark, settings=self.home, **how)}
 
     def delivered_and_run(self, *rows: dict[str, Any], **how: Any) -> dict[str, TableRun]:
-        """Deliver rows, run silver."""
+        """Deliver rows, then run silver."""
         self.deliver(*rows)
         return self.run(**how)
 
     def rows(self, query: str) -> list[Any]:
-        """Return the rows of a query, by another engine."""
+        """Return the rows of a query, computed by another engine."""
         return lake.rows(self.home.lakehouse, query)
 
     def contents(self, *tables: str) -> dict[str, list[str]]:
-        """Return every row of these tables as text, in a fixed order, and of the quarantine what is set aside now."""
+        """Return every row of these tables as text, in a fixed order; of the quarantine only the unreleased rows."""
         queries = {table: f"SELECT * FROM {table}" for table in tables or SILVER}
         queries["silver.quarantine"] = (
             "SELECT * EXCLUDE (run_id, released_by) FROM silver.quarantine WHERE released_by IS NULL"
@@ -288,7 +288,7 @@ class Shop:
         return {table: sorted(map(repr, self.rows(query))) for table, query in queries.items()}
 
     def customers(self) -> list[Version]:
-        """Return the versions that the customer dimension holds."""
+        """Return the versions in the customer dimension."""
         return versions_in(row._asdict() for row in self.rows("SELECT * FROM silver.dim_customers"))
 
     def versions(self) -> dict[str, int]:
@@ -296,7 +296,7 @@ class Shop:
         return {table: catalog.version(self.spark, table) for table in catalog.tables(self.spark, ("silver",))}
 
     def pointing(self, table: str = "silver.orders_clean") -> dict[str, int | None]:
-        """Return order to start of the customer's version that it points at, None for an inferred member.
+        """Return for each order the start of its customer's version, None for an inferred member.
 
         An order that points at no version, or at several, is an error.
         """
@@ -311,7 +311,7 @@ class Shop:
         return {row.order_id: None if row.is_inferred else minutes(row.start) for row in found}
 
     def quality(self, run: TableRun) -> dict[str, int]:
-        """Return rule to how many new rows broke it in a run, without those that none broke."""
+        """Return how many new rows broke each rule in a run, without rules that no row broke."""
         return {
             row.rule: row.rows_failed
             for row in self.rows(
@@ -321,7 +321,7 @@ class Shop:
         }
 
     def broken_laws(self) -> list[str]:
-        """Return which of the laws 1 and 2 do not hold, with the number of rows that break them."""
+        """Return the violated ones of laws 1 and 2, with the number of rows that break them."""
         tracked = "row(email, phone, address, city, state, postal_code, country, segment)"
         parts = [
             f"SELECT '{law}' AS law, count(*) AS broken FROM ({rows})"

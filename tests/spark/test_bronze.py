@@ -1,4 +1,4 @@
-"""Bronze told as deliveries: what lands, what is in the tables afterwards."""
+"""Bronze, tested by deliveries: the files that land, and the tables afterwards."""
 
 from __future__ import annotations
 
@@ -155,19 +155,19 @@ def test_a_file_that_cannot_be_read_is_told_of_after_the_others_were_read(spark,
     assert [row.product_id for row in products()] == ["P-1"]
     (again,) = bronze.ingest(spark, ["products"], strict=False)
     assert (again.rows, list(again.refused)) == (0, ["products/2026-01-01/bad.csv"])
-    # It does not count as read, so its name is still free.
+    # The bad file does not count as read, so a new file may have its name.
     bad.write_text(f"{HEADER}\n{ROW.replace('P-1', 'P-3')}\n")
     assert bronze.ingest(spark, ["products"])[0].rows == 1
 
 
 def test_each_line_is_there_once_whatever_its_file_is_called(spark, shop):
-    # Of two with such a character, each would have been read as often as all others together.
+    # Two files with such characters would each have been read as often as all other files together.
     names = ["plain.csv", "orders [EU].csv", "a{b,c}*?\\.csv", "100% + 1, #2 caf\u00e9\u00a0.csv"]
     for number, name in enumerate(names):
         deliver(shop, f"{HEADER}\n{ROW.replace('P-1', f'P-{number}')}\n", name=name)
     zipped = deliver(shop, "", name="zipped.csv.gz")
     zipped.write_bytes(gzip.compress(f"{HEADER}\n{ROW.replace('P-1', 'P-4')}\n".encode()))
-    # Beside them, what the engine must not even see.
+    # Beside them are files that the engine must ignore.
     for name in ("night_10:30:00.csv", "part.csv.tmp"):
         deliver(shop, f"{HEADER}\n{ROW}\n", name=name)
     deliver(shop, f"{HEADER}\n{ROW}\n", name="sub/deep.csv")
@@ -223,7 +223,7 @@ def test_a_checkpoint_without_its_table_does_not_skip_files(spark, shop):
 
 
 def test_a_stream_ended_while_it_planned_its_first_batch_starts_anew(spark, shop):
-    """Such a stream leaves the half-written file of its plan, here as a stop in that moment does."""
+    """Such a stream leaves an incomplete file of its plan; the test creates this state."""
     deliver(shop, f"{HEADER}\n{ROW}\n")
     offsets = checkpoint_path(PRODUCTS, shop) / "stream" / "offsets"
     offsets.mkdir(parents=True)
@@ -233,7 +233,7 @@ def test_a_stream_ended_while_it_planned_its_first_batch_starts_anew(spark, shop
 
 
 def product_line(**fields: str) -> str:
-    """Return a line of the products file with other fields in it, as they stand there."""
+    """Return a line of the products file with these fields replaced, written unchanged."""
     return ",".join((dict(zip(HEADER.split(","), ROW.split(","), strict=True)) | fields).values())
 
 
@@ -379,7 +379,7 @@ def test_when_one_source_fails_none_goes_on_in_the_engine(shop, spark, monkeypat
 
 @pytest.mark.parametrize("moment", ["offsets", pytest.param("commits", marks=pytest.mark.slow)])
 def test_killed_in_the_middle_a_second_run_completes_and_doubles_nothing(settings, moment):
-    """The engine is really killed: when the batch has been planned, and when its first commit is being written."""
+    """The engine is really killed: after the batch was planned, and while its first commit is being written."""
     manifest = generate(settings.raw, scale=0.2, seed=7, defects=0.01, days=1, progress=False)
     started = engine.up(settings)
     session = engine.session(started)

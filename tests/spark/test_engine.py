@@ -1,8 +1,8 @@
-"""The engine as its users and their accidents meet it, in one home and so with an engine of this module's own.
+"""The engine in normal use and in accidents, in a home of this module's own and so with an engine of its own.
 
-A start is the dearest thing here, so the accidents stand in the order of one life: two processes start the engine at
-once; it is looked at; it is killed, and so is the next one's starter; it is ended, and comes up without a network. A
-test asks for it with ``engine.up`` like everybody else. The rarer accidents have homes of their own.
+Starts are the most expensive part, so the tests follow one life of an engine: two processes start it at once; tests use
+it; it is killed, and so is the process that starts the next one; it is stopped, and starts again without a network. A
+test gets the engine with ``engine.up``, like all callers. The rarer accidents have homes of their own.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ MODEST = {"server_memory": "700m", "server_cores": 1}
 
 @pytest.fixture(scope="module")
 def home(spark, tmp_path_factory):
-    """The home of this module's engine, which is as small as may be.
+    """The home of this module's engine, which is as small as possible.
 
-    The process has its session to the shared engine before it has any to this one, which ends.
+    The process connects to the shared engine first, and only then to this engine, which ends with the module.
     """
     settings = get_settings().model_copy(update={"home": tmp_path_factory.mktemp("engine") / "home"} | MODEST)
     yield settings
@@ -50,7 +50,7 @@ def own(settings):
 
 
 def settings_as_variables(home) -> dict[str, str]:
-    """Return what a process must be told so that its settings are these."""
+    """Return the environment variables that give a process these settings."""
     given = {name: value for name, value in home if value != getattr(get_settings(), name)}
     return {f"SHOPMETRICS_{name.upper()}": str(value) for name, value in given.items()}
 
@@ -181,7 +181,7 @@ spark.sql("INSERT INTO ops.kept VALUES (3)")
 
 
 def test_after_down_nothing_runs_and_up_needs_no_network_and_no_java_but_the_pinned_one(home, tmp_path):
-    """Up again in a network namespace of its own, in which there is a loopback and nothing else."""
+    """The engine starts again in a network namespace that has only a loopback interface."""
     kept(home)
     record = engine.up(home)
     assert engine.down(home) is True
@@ -192,7 +192,7 @@ def test_after_down_nothing_runs_and_up_needs_no_network_and_no_java_but_the_pin
     alone = [shutil.which("unshare") or "unshare", "--net"]
     can_leave = not subprocess.run([*alone, "true"], capture_output=True).returncode
     bare = {name: value for name, value in os.environ.items() if name not in ("JAVA_HOME", "SHOPMETRICS_JAVA_HOME")}
-    for tool in ("bash", "chmod", "id", "ln", "ls", "readlink", "stat"):  # what Hadoop calls to look after files
+    for tool in ("bash", "chmod", "id", "ln", "ls", "readlink", "stat"):  # Hadoop calls these for its work on files
         (tmp_path / tool).symlink_to(shutil.which(tool) or tool)
     bare |= {"PATH": str(tmp_path)} | settings_as_variables(home)
     ended = subprocess.run(
@@ -244,7 +244,7 @@ def test_an_address_where_nobody_answers_is_named(own, monkeypatch):
 
 @pytest.mark.slow
 def test_a_process_whose_engine_was_killed_keeps_rows_in_the_new_one(own):
-    # pyspark asks the process's default session for them: it must not be the one whose engine is gone.
+    # pyspark uses the process's default session for them, which must not be the session of the killed engine.
     code = (
         "import shared; from shared import changes; from shared.runtime import spark as engine\n"
         "shared.connect(); victim = engine.running().process(); victim.kill(); victim.wait(30)\n"
@@ -326,7 +326,7 @@ def test_what_is_called_stock_is_what_the_engine_has_if_nobody_sets_it(spark):
             default = spark.conf.get(name)
         finally:
             spark.conf.set(name, before)
-        if default is None:  # a setting whose default stands in the code alone
+        if default is None:  # the default of this setting is only in Spark's code
             continue
         assert default == stock, name
         checked += 1

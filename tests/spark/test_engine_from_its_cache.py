@@ -1,4 +1,4 @@
-"""The real JVM takes the start-up cache where it fits, and does without where it does not. No engine is started."""
+"""The real JVM uses the start-up cache if it fits, and starts without it if not. No engine is started."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from shared.settings import get_settings
 
 @pytest.fixture(scope="module")
 def cache() -> Path:
-    """This machine's cache; `make setup` has let it be made, and what is missing is waited for."""
+    """This machine's cache. `make setup` starts its making in the background, so the test may have to wait for it."""
     settings = get_settings()
     setup.prepare(settings, quiet=True, wait=True)
     return startup_cache.cache_path(settings, find_java(settings), spark.class_path_if_complete(settings))
 
 
 def ends_with(cache: Path, java: Java, jars: list[Path], *, insist: bool = True) -> tuple[int, str]:
-    """Exit status and words of a JVM that is started as the engine's is, and insists on the cache or does not."""
+    """Exit status and output of a JVM that is started like the engine's, and that may insist on the cache."""
     options = [*spark.java_options(get_settings(), java, jars), *startup_cache.use(cache)]
     if insist:
         options.append("-Xshare:on")

@@ -1,6 +1,6 @@
-"""Gold as it is run: incremental equals recomputed, whatever changed, was taken back, died or was wrong.
+"""Runs of gold: an incremental run equals a full recompute, after any change, rollback, crash or mistake.
 
-The source is a table of a few orders that the tests change by SQL, as silver would by its MERGE.
+The source is a table of a few orders. The tests change it by SQL, as silver would by its MERGE.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ COLUMNS = {
 
 
 class Sales:
-    """A few orders, gold's runs over them, and what the tables hold."""
+    """A few orders, gold's runs over them, and the content of the tables."""
 
     def __init__(self, spark) -> None:
         self.spark = spark
         self.number = 0
 
     def begin(self, *orders: tuple) -> None:
-        """Make the source with these orders, as a run of silver would have left it."""
+        """Create the source with these orders, as after a run of silver."""
         columns = {name: (kind, "") for name, kind in COLUMNS.items()}
         feed = {"delta.enableChangeDataFeed": "true"}
         catalog.create_table(self.spark, ORDERS, columns, "Orders.", properties=feed)
@@ -80,7 +80,7 @@ class Sales:
         return sorted(map(tuple, found))
 
     def differences(self) -> dict[str, int]:
-        """Return table to how many rows a full recompute has more or fewer, without the tables that have none."""
+        """Return for each table how many rows differ from a full recompute, without tables that have no difference."""
         wanted = recomputed(lake.rows(get_settings().lakehouse, f"SELECT * FROM {ORDERS}"))
         assert wanted.keys() == {one.target for one in metadata.TABLES.declared()}
         found = {
@@ -91,7 +91,7 @@ class Sales:
 
 
 def recomputed(orders: list) -> dict[str, Counter[tuple]]:
-    """Return the rows that gold must hold, worked out from these orders by lists and dictionaries."""
+    """Return the rows that gold must hold, computed from these orders with lists and dictionaries."""
     counted = [one for one in orders if one.status is not None and one.status not in ("cancelled", "returned")]
 
     def groups(*names: str) -> dict[tuple, list]:
@@ -152,7 +152,7 @@ def test_every_column_is_as_worked_out_by_hand_and_an_average_is_rounded_half_up
         ("O-6", "C-5", "P-3", "Toys", 2, 1, "1000.00", "pending"),
         ("O-9", "C-2", "P-2", "Home", 2, 1, "70.00", "returned"),
     )
-    # Their average, 0.015, is rounded half up.
+    # The average of the amounts, 0.015, is rounded half up.
     sales.order(("O-7", "C-6", "P-4", "Pens", 4, 1, "0.01", "pending"))
     sales.order(("O-8", "C-6", "P-4", "Pens", 4, 1, "0.02", "pending"))
     done = sales.run()
@@ -200,7 +200,8 @@ CHANGES = {
 }
 
 TOGETHER = (slice(0, 3), slice(3, 5), slice(5, 7), slice(7, 8), slice(8, 9), slice(9, 10), slice(10, 11))
-"""Which changes come in one run. Those of one slice touch different groups of sales: a group is recomputed whole."""
+"""The changes of each run. Changes of one slice affect different groups of sales, because a group is recomputed as a
+whole."""
 
 
 def test_after_each_kind_of_change_incremental_equals_recomputed(sales):
@@ -221,7 +222,7 @@ def test_after_each_kind_of_change_incremental_equals_recomputed(sales):
 
 
 def test_any_sequence_of_changes_ends_in_what_a_full_recompute_gives(sales):
-    """Four random batches, several changes each, one run after each batch."""
+    """Four random batches of several changes, with a run after each batch."""
     chance = random.Random(7)
     sales.begin(*STANDING)
     sales.run()
@@ -260,10 +261,10 @@ def test_a_run_reads_and_writes_only_what_a_change_concerns(sales):
     sales.begin(*STANDING)
     sales.run()
 
-    # What changes no figure makes no version.
+    # A change that affects no figure makes no version.
     versions = {table: sales.version(table) for table in (SALES, LTV, PRODUCTS)}
     sales.sql(f"UPDATE {ORDERS} SET status = 'delivered' WHERE status NOT IN ('cancelled', 'returned')")
-    sales.sql(f"UPDATE {ORDERS} SET net_amount = 1 WHERE order_id = 'O-5'")  # cancelled: nobody's revenue
+    sales.sql(f"UPDATE {ORDERS} SET net_amount = 1 WHERE order_id = 'O-5'")  # a cancelled order is no revenue
     done = sales.run()
     assert [run.status for run in done.values()] == ["succeeded"] * 3
     assert [run.rows_changed for run in done.values()] == [0, 0, 0]
@@ -277,7 +278,7 @@ def test_a_run_reads_and_writes_only_what_a_change_concerns(sales):
     assert {run.rows_read for run in done.values()} == {1}
     assert (done[SALES].rows_inserted, done[SALES].rows_updated, done[SALES].rows_deleted) == (0, 1, 0)
     assert (done[LTV].rows_inserted, done[LTV].rows_updated) == (0, 1)
-    # P-1 has not sold anything, and yet falls from a shared first place to the second.
+    # P-1 has no new sale, but falls from a shared first place to the second.
     assert (done[PRODUCTS].rows_inserted, done[PRODUCTS].rows_updated) == (0, 2)
     assert sales.rows(PRODUCTS, "product_id, category_rank") == [("P-1", 2), ("P-2", 1), ("P-3", 1)]
 
@@ -287,8 +288,8 @@ def test_a_run_reads_and_writes_only_what_a_change_concerns(sales):
     assert [(run.reason, run.rows_changed) for run in done.values()] == [("full run asked for", 0)] * 3
     assert [sales.version(table) for table in (SALES, LTV, PRODUCTS)] == versions
 
-    # Ranks are computed again in the categories that a change touches and in no other. Marks: where a run looks, it
-    # sets them right. They are written in a run's name, since a table that somebody else has changed is made anew.
+    # A run recomputes ranks only in the categories that a change affects. The wrong ranks show this: a run corrects
+    # those in its categories. The commit has a run's note, because a table with a foreign change would be rebuilt.
     with configured(sales.spark, {catalog.NOTE: "run that marks"}):
         sales.spark.sql(f"UPDATE {PRODUCTS} SET category_rank = 99 WHERE product_id IN ('P-1', 'P-3')")
     sales.order(("O-10", "C-2", "P-2", "Home", 2, 1, "60.00", "pending"))
@@ -346,14 +347,14 @@ def test_a_row_in_the_control_table_is_a_table_and_cursor_none_recomputes(sales)
     assert ("pending", 1) not in sales.rows("gold.by_status")
 
 
-# What is wrong is told, and nothing is silently wrong.
+# Every problem is reported, and no result is silently wrong.
 
 
 def test_a_broken_rule_stops_the_table_and_leaves_it_as_it_was(sales):
     sales.begin(*STANDING)
     sales.run()
     rows, version = sales.rows(SALES), sales.version(SALES)
-    # One after the other: what is right again by the next run is forgiven.
+    # One after another: a problem that is corrected before the next run no longer stops the table.
     for change, rule, told in (
         ("net_amount = -5", "net_amount_is_not_negative", "net_amount = -5.00: expected at least 0"),
         (
@@ -457,7 +458,7 @@ gold.run(shared.connect())
 
 
 def test_killed_between_its_writes_a_run_converges(sales):
-    """At one point after the other; each run finds what the one before it left."""
+    """Runs are killed at one point after another; each run finds the state that the run before it left."""
     sales.begin(*STANDING)
     sales.run()
     for change in list(CHANGES.values())[:-1]:
@@ -474,5 +475,5 @@ def test_killed_between_its_writes_a_run_converges(sales):
     assert {run.status for run in done.values()} == {"succeeded"}
     assert sales.differences() == {}
     assert {run.status for run in sales.run().values()} == {"unchanged"}
-    # One version for the tables, one for the changes: what was written before a kill was not written again.
+    # One version for the creation, one for the changes: rows that were written before a kill were not written again.
     assert [sales.version(table) for table in (SALES, LTV, PRODUCTS)] == [2, 2, 2]

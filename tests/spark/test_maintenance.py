@@ -1,4 +1,4 @@
-"""Maintenance: files change, rows never; what is done already is not done again."""
+"""Maintenance: files change, rows never; finished work is not repeated."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SALES, SHELF, SESSIONS = "gold.daily_sales_summary", "ops.shelf", "silver.clicks
 
 
 def in_files(spark, table: str, files: int, column: str = "order_date") -> Path:
-    """Make a table of so many small files, and return its directory."""
+    """Create a table of this many small files, and return its directory."""
     path = catalog.table_path(table)
     for number in range(files):
         days = [f"2026-01-{1 + (number + 3 * step) % 28:02}" for step in range(8)]
@@ -61,7 +61,7 @@ def test_small_files_are_put_together_once_and_no_row_changes(standing):
     assert [(one.layout, one.deleted) for one in maintain(standing)] == [("", 0), ("", 0)]
     assert [catalog.version(standing, table) for table in paths] == versions
 
-    # New rows are news for maintenance too.
+    # New rows give maintenance new work.
     in_files(standing, SHELF, 1)
     assert [one.layout for one in maintain(standing, [SHELF])] == ["compacted"]
 

@@ -1,4 +1,4 @@
-"""Files of one's own: what is said of them before a run, and what a run makes of a public shop's export."""
+"""A reader's own files: the messages about them before a run, and the result of a run on a public shop's export."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_folder_with_everything_wrong_is_told_of_file_by_file_and_the_run_does
     assert {table.status for table in done.tables} == {"succeeded"}
     aside = {row[:2] for row in shop.rows("SELECT rule, reason FROM silver.quarantine")}
     assert aside == {pair for file in report.files for pair in file.reasons.items()}
-    # The order of a guest is revenue, and in no customer's value. C-7 has no row in a file.
+    # A guest's order is revenue, but counts for no customer's value. C-7 has no row in any file.
     assert shop.rows("SELECT sum(net_revenue), sum(orders)::INT, max(customers) FROM gold.daily_sales_summary") == [
         (Decimal("59.70"), 3, 2)
     ]
@@ -90,7 +90,7 @@ def test_a_folder_with_everything_wrong_is_told_of_file_by_file_and_the_run_does
     assert shop.rows("SELECT customer_sk FROM silver.orders_clean WHERE order_id = 'O-2'") == [(None,)]
     assert shop.broken_laws() == []
 
-    # A part comes back: what the customer keeps counts. And the guest turns out to have an account.
+    # A part of the order is returned: the kept part still counts. And the guest turns out to have an account.
     later = "2026-01-01 09:00:00"
     deliver(
         own, ORDERS, "o2.csv", ORDER.replace(",1,19.90", ",3,19.90"),

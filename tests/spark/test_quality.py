@@ -1,6 +1,6 @@
-"""AC-004 on the engine: what rules find in rows and tables, the gate before gold, and that nothing is asked twice.
+"""AC-004 on the engine: the findings of rules in rows and tables, the gate before gold, and no repeated measurement.
 
-The first half asks of a few rows without a table. The second is the life of a small shop, night by night.
+The first half applies rules to a few rows without a table. The second half is the life of a small shop, night by night.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def table(*rules: dict[str, Any], target: str = TARGET, **more: Any) -> TableRul
 
 
 def said(spark, rows: str, one: TableRules) -> dict[str, Any]:
-    """Return name to value of what the rules say of rows, given as VALUES; and see that the rows say the same."""
+    """Return the measured values by name for rows given as VALUES; assert that marked rows give the same values."""
     frame = spark.sql(f"SELECT * FROM VALUES {rows}")
     found = {v.metric_name: v for v in verdicts(one, found_in(measuring(frame, one).collect(), one), AT)}
     marked = quality.with_results(frame, one, "run", AT).collect()
@@ -159,7 +159,7 @@ GOLD = ("gold.daily_sales_summary", "gold.customer_ltv", "gold.product_performan
 
 
 class Nights:
-    """A shop with ten orders a day, its landing volume, and what stands in its tables."""
+    """A shop with ten orders a day, its landing volume, and the content of its tables."""
 
     def __init__(self, spark) -> None:
         self.spark = spark
@@ -196,7 +196,7 @@ class Nights:
 
 @pytest.fixture(scope="module")
 def nights(spark):
-    """Nine nights, all in order, in one run of the pipeline."""
+    """Nine nights without problems, in one run of the pipeline."""
     shop = Nights(spark)
     shop.clear()
     for day in range(1, 10):
@@ -208,7 +208,7 @@ def nights(spark):
 
 
 def with_rule(target: str, **rule: Any) -> list[TableRules]:
-    """Return the declared rules, and one more."""
+    """Return the declared rules and one additional rule."""
     (further,) = table(rule, target=target).rules
     return [
         one.model_copy(update={"rules": (*one.rules, *[further] * (one.target == target))})
@@ -246,9 +246,9 @@ def test_asked_again_of_the_same_versions_nothing_is_written_and_the_answer_is_t
     assert (again.is_new, again.verdicts, again.as_of) == (False, gold.verdicts, gold.as_of)
     repeated = pipeline.run(spark)
     assert (repeated.ok, repeated.quality.is_new) == (True, False)
-    # A run of the pipeline that finds nothing new makes one commit: its rows in the log.
+    # A run of the pipeline without new data makes one commit: its rows in the log.
     assert nights.versions() == before | {"ops.run_log": before["ops.run_log"] + 1}
-    # For another moment the answer is another one: nothing has come for a week.
+    # At another moment the verdict differs: nothing has arrived for a week.
     later = quality.run(spark, as_of=datetime(2026, 1, 17, 2, tzinfo=UTC))
     assert later.is_new
     assert {v.metric_name for v in later.warnings} == {
@@ -374,7 +374,7 @@ def test_a_table_that_was_changed_by_hand_is_found(nights, statement, table_name
     try:
         found = {(v.table_name, v.metric_name): v.message for v in quality.run(nights.spark).failures}
         assert message in found.pop((table_name, rule))
-        # A row of silver that is there twice is also in no total of gold.
+        # A duplicate row of silver is also missing in the totals of gold.
         assert set(found) <= {(name, "equals_silver") for name in GOLD}
         if table_name.startswith("silver"):
             answer = CliRunner().invoke(cli.app, ["quality", "--json"])

@@ -1,4 +1,4 @@
-"""What happens to a table that somebody else has changed since the last run: it is noticed, and put right."""
+"""A table that another writer has changed since the last run: the next run notices the change and repairs the table."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_changed_table_of_silver_or_gold_is_made_again_and_says_why(spark, sho
     def held() -> dict[str, list[str]]:
         return shop.contents(*SILVER, *GOLD)
 
-    # C-2 is unknown: after the dimension's own turn, the fact adds a member to it.
+    # C-2 is unknown: after the dimension's own run, the fact's run adds an inferred member to the dimension.
     shop.deliver(
         product("P-1", 1), customer("C-1", 10), customer("C-1", 20, city="Rome"), order("O-1", "C-1", 15),
         order("O-2", "C-2", 15), order("O-3", "C-1", 25),
@@ -33,7 +33,7 @@ def test_a_changed_table_of_silver_or_gold_is_made_again_and_says_why(spark, sho
     assert {one.reason for one in run().values()} == {""}
     before = held()
 
-    # What moves, describes or takes back changes no row.
+    # Commits that move rows, describe the table or undo a change do not change a row.
     for table in (*SILVER, *GOLD):
         spark.sql(f"OPTIMIZE {table}")
         spark.sql(f"ALTER TABLE {table} SET TBLPROPERTIES ('delta.logRetentionDuration' = 'interval 60 days')")
@@ -71,7 +71,7 @@ def test_a_changed_table_of_silver_or_gold_is_made_again_and_says_why(spark, sho
     assert shop.broken_laws() == []
     assert {one.status for one in run().values()} == {"unchanged"}
 
-    # A run that died before it was in the log has left its own commits, which are no reason to begin from the start.
+    # A run that died before its log entry has left commits of its own. They are no reason to rebuild a table.
     shop.deliver(arrived(customer("C-2", 5), 3), arrived(order("O-5", "C-2", 40), 3))
     with monkeypatch.context() as dies:
         dies.setattr("shared.run_log.write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -116,7 +116,7 @@ def test_rows_that_bronze_has_lost_are_brought_back_and_silver_is_made_again(spa
     assert [row.product_id for row in shop.rows(f"SELECT product_id FROM {PRODUCTS} ORDER BY 1")] == held()
     assert (deliver_and_ingest().mended, shop.run()[PRODUCTS].status) == ("", "unchanged")
 
-    # What is no longer there cannot come back; then nothing is read, and the error says so.
+    # Rows whose files are gone cannot be restored. Then nothing is read, and the error says so.
     spark.sql(f"RESTORE TABLE {table} TO VERSION AS OF 1")
     check = "spark.databricks.delta.retentionDurationCheck.enabled"
     spark.conf.set(check, "false")

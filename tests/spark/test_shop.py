@@ -1,5 +1,5 @@
-"""The generated shop through the whole pipeline: day by day and all at once, injected = found, and equal to two
-independent calculations: silver's from bronze, gold's from the files themselves. A cluster makes the same tables."""
+"""The generated shop in the whole pipeline, day by day and all at once: every injected defect is found, and the tables
+equal two independent calculations, silver from bronze and gold from the files. A cluster makes the same tables."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DAYS = 2
 PLAN = {"scale": 0.05, "seed": 7, "defects": 0.05, "progress": False}
 
 DAYS_ON_CLUSTER = (0, 1)
-"""The historical load and a day of changes, a run each."""
+"""The historical load and a day of changes, with one run for each."""
 
 FOUND_AS = {
     "customers": {
@@ -55,7 +55,7 @@ FOUND_AS = {
         "impossible_status": "status_is_known",
     },
 }
-"""Source to the kinds of defect that set a row aside, each with the rule that finds it."""
+"""For each source, the kinds of defect that set a row aside, each with the rule that finds it."""
 
 COUNTED_AS = {
     ("duplicate_row", "redelivered_file"): "row_is_not_a_duplicate",
@@ -63,7 +63,7 @@ COUNTED_AS = {
     ("late_update",): "updated_at_is_in_order",
     ("early_arriving_customer",): "customer_id_is_known",
 }
-"""Kinds that are no fault of the row, with the rule that counts them."""
+"""Kinds that are not an error of the row, with the rule that counts them."""
 
 GOLD = ("gold.daily_sales_summary", "gold.customer_ltv", "gold.product_performance")
 
@@ -74,7 +74,7 @@ TARGETS = {"customers": "silver.dim_customers", "products": "silver.dim_products
 Gold = dict[str, pa.Table]
 
 Told = dict[str, tuple[str, int, int]]
-"""What a run said of each table: its status, the rows it read and the rows it changed."""
+"""A run's report by table: the status, the number of rows read and the number of rows changed."""
 
 COMPILED = dict(zip(INTERPRETED, ("true", "FALLBACK", "true"), strict=True))
 """Spark's defaults."""
@@ -83,7 +83,7 @@ REVENUE = "SELECT sum(net_amount) AS revenue FROM t WHERE status NOT IN ('cancel
 
 
 class Result:
-    """What one way of running the shop left behind."""
+    """The tables and logs after one way of running the shop."""
 
     def __init__(self, shop: Shop) -> None:
         self.contents = shop.contents(*SILVER, *GOLD)
@@ -101,7 +101,7 @@ class Result:
 
 
 def gold_twice(shop: Shop) -> tuple[Gold, Gold]:
-    """Return gold as it stands, with silver's revenue, and by DuckDB straight from the CSV files."""
+    """Return the present gold with silver's revenue, and gold computed by DuckDB directly from the CSV files."""
     ours = {table: lake.read(shop.home.lakehouse / table.replace(".", "/")) for table in GOLD}
     ours["revenue"] = lake.read(shop.home.lakehouse / "silver" / "orders_clean", REVENUE)
     (ltv,) = (one for one in gold.TABLES.declared() if one.target == "gold.customer_ltv")
@@ -127,13 +127,13 @@ def gold_after_each_run(shop_by_day) -> list[tuple[Gold, Gold]]:
 
 @pytest.fixture(scope="module")
 def as_on_cluster(shop_by_day) -> tuple[list[Told], dict[str, list[str]]]:
-    """What the first runs said of themselves, and every row that they left."""
+    """The reports of the first runs, and every row after them."""
     return shop_by_day[3]
 
 
 @pytest.fixture(scope="module")
 def shop_by_day(spark):
-    """Every day generated, ingested and run before the next."""
+    """Each day is generated, ingested and run before the next day."""
     shop = Shop(spark)
     shop.clear()
     shutil.rmtree(shop.home.raw, ignore_errors=True)
@@ -142,10 +142,10 @@ def shop_by_day(spark):
     with pytest.MonkeyPatch.context() as patch:
         for day in range(DAYS + 1):
             if day == 1:
-                # The shop has grown: days that change many rows of large tables, which were made when they were small.
+                # Pretend that the shop has grown: a day changes many rows of large tables that were created small.
                 patch.setattr(layer, "SMALL_BYTES", 0)
                 patch.setattr(changes, "FEW_ROWS", 1)
-                # The tests' engine interprets by itself.
+                # The tests' engine would interpret these queries.
                 for name, value in COMPILED.items():
                     spark.conf.set(name, value)
             manifest = generate(shop.home.raw, days=day, **PLAN)
@@ -162,7 +162,7 @@ def shop_by_day(spark):
 
 @pytest.fixture(scope="module")
 def independent(spark, shop_by_day, tmp_path_factory) -> duckdb.DuckDBPyConnection:
-    """Both calculations side by side: ``ours`` and ``theirs``, a schema each, instants as microseconds."""
+    """Both calculations in the schemas ``ours`` and ``theirs``, with instants as microseconds."""
     shop, out = Shop(spark), tmp_path_factory.mktemp("independent")
     duckdb_silver.silver(shop.home.lakehouse / "bronze", out, threads=2)
     con = duckdb.connect()
@@ -190,7 +190,7 @@ def at_once(spark, shop_by_day, independent) -> Result:
 
 
 def as_told(run: dict[str, Any]) -> Told:
-    """Return table to status, rows read and rows changed, of a run as ``--json`` tells of it."""
+    """Return the report of a run's ``--json`` output by table: status, rows read and rows changed."""
     return {
         table["table_name"]: (table["status"], table["rows_read"], table["rows_changed"]) for table in run["tables"]
     }
@@ -234,7 +234,7 @@ def test_ac_004_as_many_defects_are_found_as_were_injected_of_every_kind(request
         for kind, rule in FOUND_AS[source].items():
             expected[kind] = injected[kind]
             found[kind] = result.found[table, rule]
-            # What is there is what was counted: no row was lost, and none stayed aside that came good.
+            # The rows set aside agree with the count: no row was lost, and no row stayed aside after its repair.
             assert result.aside[table, rule] == injected[kind], (source, kind)
         for kinds, rule in COUNTED_AS.items():
             expected[kinds] = sum(injected.get(kind, 0) for kind in kinds)
@@ -257,7 +257,7 @@ def test_every_row_is_that_of_the_independent_calculation(independent, table):
     theirs = [name for name, *_ in con.execute(f"DESCRIBE theirs.{table}").fetchall()]
     ours = f"SELECT {', '.join(theirs)} FROM ours.{table}"
     if table == "orders_clean":
-        # There a customer's version is named by its start.
+        # The independent calculation names a customer's version by its start.
         columns = ", ".join("start_date" if name == "customer_start_date" else f"o.{name}" for name in theirs)
         ours = f"SELECT {columns} FROM ours.orders_clean o JOIN ours.dim_customers c USING (customer_sk)"
     other = f"SELECT {', '.join(theirs)} FROM theirs.{table}"
@@ -345,9 +345,9 @@ def cluster(settings: Settings, tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def job(tmp_path: Path) -> Path:
-    """The command of an environment as a job has it: the wheel, its dependencies, and a Spark client without an engine.
+    """The command in a job's environment: the wheel, its dependencies, and a Spark client without an engine.
 
-    The versions are the locked ones. They come from uv's cache, and from the index if they are not there.
+    The packages have the locked versions. They come from uv's cache, or from the index if the cache lacks them.
     """
     uv, environment = [sys.executable, "-m", "uv"], os.environ | uv_environment(_pip_settings(), os.environ)
 
@@ -355,7 +355,7 @@ def job(tmp_path: Path) -> Path:
         ended = subprocess.run([*uv, *arguments], env=environment, cwd=tmp_path, capture_output=True, text=True)
         assert ended.returncode == 0, ended.stderr[-3000:]
 
-    # From a copy: a build leaves files beside the sources, and takes those that an earlier one has left.
+    # Built from a copy: a build leaves files beside the sources, and would use files that an earlier build has left.
     for name in ("shared", "generators"):
         shutil.copytree(CHECKOUT / name, tmp_path / "sources" / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md"):
@@ -394,7 +394,7 @@ def _pip_settings() -> dict[str, str]:
 def test_the_wheel_on_a_cluster_makes_the_same_tables_row_for_row(
     as_on_cluster, settings, cluster, job, monkeypatch, tmp_path
 ):
-    """Run as a job runs it: outside the checkout, in an environment that could not start an engine."""
+    """The pipeline runs as in a job: outside the checkout, in an environment that cannot start an engine."""
     command = [job, "pipeline", "run", "--json"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"SHOPMETRICS_HOME": str(settings.home), "SPARK_REMOTE": cluster}

@@ -1,4 +1,4 @@
-"""Silver and its accidents: killed between its writes, without its engine, and run twice at once."""
+"""Accidents of silver: a run killed between its writes, a killed engine, and concurrent runs."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ POINTS = re.findall(r'point == "(.+)"', CUT_OFF)
 
 
 def started(home, point: str, tmp_path) -> tuple[subprocess.Popen[str], Path]:
-    """Start a run in a process of its own that stops at a point; return it and the file that says it is there."""
+    """Start a run in a process of its own that stops at a point; return it and the file that it writes there."""
     reached = tmp_path / f"{point}.reached"
     process = subprocess.Popen(
         [sys.executable, "-c", CUT_OFF, point, str(reached)],
@@ -91,9 +91,9 @@ def wait_for(condition, what: str, process: subprocess.Popen[str]) -> None:
 
 @pytest.fixture(scope="module")
 def undisturbed(spark, tmp_path_factory) -> dict[str, list[str]]:
-    """What the tables hold after the news if nothing goes wrong; three runs at once bring them, one of which does it.
+    """The tables after the new rows, without an accident. Three runs start at once, and only one does the work.
 
-    The two others are a thread and another process: all end as if each had waited for the one before it.
+    The other two are a thread and another process. All end as if each had waited for the run before it.
     """
     shop = Shop(spark)
     shop.clear()
@@ -119,7 +119,7 @@ def undisturbed(spark, tmp_path_factory) -> dict[str, list[str]]:
 
 
 def test_runs_at_once_end_as_if_one_had_waited_for_the_other(undisturbed):
-    """See the fixture; what its one working run wrote is, in the tests below, what others converge to."""
+    """See the fixture: the tests below compare their results with the tables of its one working run."""
     assert all(undisturbed.values())
 
 
@@ -129,20 +129,20 @@ def test_runs_at_once_end_as_if_one_had_waited_for_the_other(undisturbed):
     ids=["at two points", "at every point"],
 )
 def test_killed_between_its_writes_a_run_converges(shop, undisturbed, tmp_path, points):
-    """The process is really killed, at one point after the other; each run finds what the one before it left."""
+    """The process is really killed, at one point after another; each run finds the state that the one before left."""
     shop.delivered_and_run(*STANDING)
     before = shop.versions()
     shop.deliver(*NEWS)
     found = {}
     for point in points:
         process, reached = started(shop.home.home, point, tmp_path)
-        # The products run at the customers' side.
+        # The products run at the same time as the customers.
         wait_for(reached.exists, point, process)
         wait_for(lambda: shop.versions()[PRODUCTS] > before[PRODUCTS], "the product", process)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         found[point] = {table: version - before[table] for table, version in shop.versions().items()}
-    # Versions that are written by then of products, customers, orders.
+    # The number of versions written at each point, for products, customers and orders.
     commits = dict(zip(POINTS, [(1, 0, 0), (1, 1, 0), (1, 2, 0), (1, 2, 1), (1, 2, 1)], strict=True))
     for point in points:
         assert tuple(found[point][table] for table in (PRODUCTS, DIMENSION, FACT)) == commits[point], point
@@ -153,7 +153,7 @@ def test_killed_between_its_writes_a_run_converges(shop, undisturbed, tmp_path, 
     assert done[FACT].rows_released == 1, "O-3, which a run that died has released, is released in the log"
     assert shop.contents() == undisturbed
     assert shop.broken_laws() == []
-    # Nothing was written twice on the way.
+    # No run wrote anything twice.
     assert {table: version - before[table] for table, version in shop.versions().items()} == found[points[-1]]
     assert {run.status for run in shop.run().values()} == {"unchanged"}
 

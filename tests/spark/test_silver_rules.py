@@ -1,4 +1,4 @@
-"""Silver's rules, its bad input, and tables of one's own, each told as runs."""
+"""Silver's rules, bad input, and a reader's own tables, tested by runs."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from shared.silver import events, facts, gate, metadata, scd1, scd2
 DIMENSION, PRODUCTS, FACT = "silver.dim_customers", "silver.dim_products", "silver.orders_clean"
 
 
-# What a row says, told by rows alone: no table is written.
+# The result for single rows: no table is written.
 
 
 def orders(spark, *rows: dict):
-    """Return the events of these rows of bronze, all of them new; those that do not say when they came came first."""
+    """Return the events of these rows of bronze, all of them new; rows without an arrival came with the first batch."""
     delivered = [row if "source_file" in row else arrived(row, 1) for row in rows]
     return events.distinct_events(bronze_frame(spark, "orders", delivered).withColumn("is_new", F.lit(True)))
 
@@ -152,13 +152,13 @@ def test_a_rule_counts_or_sets_aside_or_stops_as_its_word_says(shop):
         assert shop.versions() == versions
     assert shop.contents() == before
 
-    # The fact alone: what it depends on failed in an earlier run.
+    # Only the fact runs: its dependency failed in an earlier run.
     again = shop.run(tables=[FACT])
     assert again[FACT].status == "skipped"
     assert re.fullmatch(
         rf"skipped: {DIMENSION} failed in run \w{{12}} at [-\d]{{10}} [\d:]{{5}} UTC, version \d+", again[FACT].reason
     )
-    # Mended, nothing that came in between is lost.
+    # After the repair, no row that arrived in between is lost.
     done = shop.run()
     assert {run.status for run in done.values()} <= {"succeeded", "unchanged"}
     assert len(shop.rows(f"SELECT 1 FROM {DIMENSION}")) == 4
@@ -175,7 +175,7 @@ def test_a_fatal_rule_stops_a_run_of_news_too_whatever_else_the_row_breaks(shop)
     rules = [{"name": "country_is_above_water", "expect_or_fail": "country <> 'Atlantis'", "limit": "dry land"}]
     definitions = declared_with(DIMENSION, rules=rules)
     shop.deliver(product("P-1", 1), customer("C-1", 10), order("O-1", "C-1", 15))
-    # It has no answer to the fatal rule, so the one before it sets it aside.
+    # The fatal rule gives NULL for this row, so the rule before it sets the row aside.
     shop.deliver(customer("C-2", 10, email="nowhere", country=None))
     first = shop.run(definitions=definitions)[DIMENSION]
     assert (first.status, shop.quality(first)) == ("succeeded", {"email_is_valid": 1})
@@ -213,7 +213,7 @@ def test_the_log_says_what_was_done_a_row_in_the_control_table_is_a_table_and_ba
     assert {(row.run_id, row.rows_checked) for row in rules} == {("run-1", 1)}
     assert {row.rule for row in rules} >= {rule.name for rule in done_rules()}
 
-    # A row in the control table is a table.
+    # A row in the control table declares a table.
     declared = spark.table(metadata.TABLES.name).where(f"target = '{PRODUCTS}'")
     declared.withColumn("target", F.lit("silver.goods")).writeTo(metadata.TABLES.name).append()
     done = shop.run()
@@ -224,7 +224,7 @@ def test_the_log_says_what_was_done_a_row_in_the_control_table_is_a_table_and_ba
     assert shop.contents("silver.goods")["silver.goods"] == shop.contents(PRODUCTS)[PRODUCTS]
     assert shop.delivered_and_run(product("P-3", 3))["silver.goods"].rows_changed == 1
 
-    # Metadata that cannot be run is refused before anything is.
+    # Metadata that cannot be run is refused before any table runs.
     versions = shop.versions()
     bad = declared_with(
         FACT,
@@ -244,7 +244,7 @@ def test_the_log_says_what_was_done_a_row_in_the_control_table_is_a_table_and_ba
     with pytest.raises(MetadataError, match=rf"no enabled table silver\.nothing\. Tables: {DIMENSION}"):
         shop.run(tables=["silver.nothing"])
 
-    # A tracked column that the source has no more.
+    # A tracked column that the source no longer has.
     spark.sql(
         "CREATE TABLE bronze.fewer_customers_raw USING delta AS SELECT * EXCEPT (email) FROM bronze.customers_raw"
     )
@@ -292,7 +292,7 @@ def test_a_source_table_that_is_missing_fails_its_table_and_names_it(spark, shop
     assert shop.pointing() == {"O-1": 10}
 
 
-# Tables of one's own: the framework knows nothing of customers, products and orders.
+# A reader's own tables: the framework does not depend on customers, products and orders.
 
 
 def own(target: str, kind: str, **fields) -> metadata.TableDefinition:
@@ -320,7 +320,7 @@ def test_keys_of_two_columns_are_never_joined_into_one(spark, shop):
 
     first = deliver(1, ("a, b", "c", "Ann"), ("a", "b, c", None), (None, "x", "Bea"), ("x", None, "Cid"))
     assert (first.rows_accepted, first.rows_quarantined) == (1, 3)
-    # News of keys that look alike when joined releases nobody else.
+    # News of a key does not release rows of another key that looks the same when its columns are joined into one text.
     second = deliver(2, ("a, b", "c", "Abe"), (None, "x", "Bob"))
     assert (second.rows_accepted, second.rows_quarantined, second.rows_released) == (1, 1, 0)
     assert {(row.bank, row.number, row.owner) for row in shop.rows("SELECT * FROM silver.cards")} == {
@@ -368,14 +368,14 @@ def test_a_fact_may_wait_for_a_customer_and_carry_what_a_version_says(shop):
     shop.deliver(order("O-2", "C-2", 15))
     done = shop.run(definitions=definitions)["silver.waiting"]
     assert (done.rows_accepted, done.rows_quarantined, cities()) == (1, 1, {"O-1": "Oslo"})
-    # Of a tie the later arrival wins: the version starts where it did, and says something else.
+    # In a tie the later arrival wins: the version keeps its start, but gets other values.
     done = shop.delivered_and_run(
         arrived(customer("C-1", 10, city="Bern"), 2), arrived(customer("C-2", 10, city="Lima"), 2),
         definitions=definitions,
     )["silver.waiting"]  # fmt: skip
     assert cities() == {"O-1": "Bern", "O-2": "Lima"}
     assert done.rows_released == 1
-    # A customer who turns out never to have been: a delete at the instant of the only event.
+    # A customer who turns out never to have existed: a delete at the instant of the only event.
     never = arrived(customer("C-2", 10, is_deleted=True), 3)
     done = shop.delivered_and_run(never, definitions=definitions)["silver.waiting"]
     assert (cities(), shop.quality(done)["customer_id_is_still_known"]) == ({"O-1": "Bern"}, 1)
@@ -386,14 +386,14 @@ def test_a_fact_may_wait_for_a_customer_and_carry_what_a_version_says(shop):
 def test_what_would_be_counted_wrong_for_ever_is_set_aside_and_the_rest_goes_on(shop):
     year_9999 = datetime(9999, 12, 31, 23, 59, 59)
     far = {"updated_at": year_9999}
-    # Delivered on 1 January, ingested at 02:00 of the next day; a day more is tolerated.
+    # Delivered on 1 January and ingested at 02:00 of the next day; one more day is tolerated.
     last_moment = MIDNIGHT + timedelta(days=2, hours=2)
     reason = "list_price = 12,99: expected a number such as 1234.00, of at most 12 digits, 2 of them decimals"
     shop.deliver(
         product("P-1", 1), product("P-2", 1), product("P-2", 1, list_price="0.01") | far,
         customer("C-1", 10), customer("C-1", 10, address="Nowhere 1") | far, customer("  ", 10),
         product("", 1), product("P-3", 1, list_price=None) | {"_malformed": "P-3,...", "_reason": reason},
-        # True in the year 9999, if it were not false.
+        # A wrong date in the year 9999, with which an update would win for ever.
         order("O-1", "C-1", 15), order("O-1", "C-1", 15, quantity=9) | far,
         order("O-2", "C-1", 15) | {"updated_at": last_moment},
         order("O-3", "C-1", 15) | {"updated_at": last_moment + timedelta(microseconds=1)},

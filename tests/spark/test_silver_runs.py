@@ -1,4 +1,4 @@
-"""Silver told as runs: what is delivered, what a run does, what is in the tables afterwards."""
+"""Silver, tested by runs: the deliveries, the work of a run, and the tables afterwards."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from shared.silver import metadata, silver_run
 DIMENSION, PRODUCTS, FACT = "silver.dim_customers", "silver.dim_products", "silver.orders_clean"
 
 
-# Order and cut of delivery decide nothing.
+# The tables do not depend on the order of deliveries or on their division into batches.
 
 
 def test_every_history_grows_batch_by_batch_as_the_reference_says(shop):
@@ -44,7 +44,7 @@ INSTANTS = (1, 5, 7, 10, 12, 15, 20, 25, 30, 45)
 
 
 def the_story() -> list[dict]:
-    """Return the customers of all cases, orders of each at every instant that matters, and products that change."""
+    """Return the customers of all cases, their orders at every relevant instant, and products that change."""
     rows = [as_customer(event) for batch in all_deliveries() for event in batch]
     customers = sorted({key_of(case) for case in CASES} | {"C-nobody"})
     for number, who in enumerate(customers):
@@ -86,7 +86,7 @@ def the_story() -> list[dict]:
 
 
 def deliveries_of(rows: list[dict]) -> dict[str, list[list[dict]]]:
-    """Return ways in which the same rows may be cut into runs."""
+    """Return several divisions of the same rows into runs."""
     by_batch = [[row for row in rows if row["batch_id"] == batch] for batch in sorted({r["batch_id"] for r in rows})]
     chance = random.Random(7)
     told_already: list[dict] = []
@@ -204,7 +204,7 @@ def test_a_fact_takes_the_version_of_its_instant_and_is_counted_where_there_is_n
     assert given.pop("start_date").isoformat() == "1900-01-01T00:00:00+00:00"
     assert given.pop("customer_sk") == shop.spark.sql("SELECT xxhash64('C-2', TIMESTAMP '1900-01-01')").first()[0]
     assert given == {"customer_id": "C-2", "is_current": True, "is_inferred": True}
-    # Beside an unknown customer a known one gets no placeholder.
+    # A known customer gets no placeholder when an unknown customer gets one.
     shop.delivered_and_run(arrived(order("of C-1 again", "C-1", 45), 2), arrived(order("unknown too", "C-3", 45), 2))
     inferred = shop.rows(f"SELECT customer_id FROM {DIMENSION} WHERE is_inferred ORDER BY 1")
     assert [row.customer_id for row in inferred] == ["C-2", "C-3"]
@@ -212,7 +212,7 @@ def test_a_fact_takes_the_version_of_its_instant_and_is_counted_where_there_is_n
 
 
 def test_a_fact_is_resolved_again_when_its_dimension_learns_more(shop):
-    """F3, F4, F6, the late product and the moved category, each in the run that brings the news."""
+    """F3, F4, F6, the late product and the moved category, each in the run that reads the new rows."""
     done = shop.delivered_and_run(
         product("P-1", 1), customer("C-1", 10), customer("C-1", 20, city="Rome"),
         order("O-early", "C-9", 15), order("O-8", "C-1", 8), order("O-12", "C-1", 12), order("O-17", "C-1", 17),
@@ -221,21 +221,21 @@ def test_a_fact_is_resolved_again_when_its_dimension_learns_more(shop):
     assert shop.quality(done[FACT])["product_id_is_known"] == 1
     assert shop.pointing() == {"O-early": None, "O-8": 10, "O-12": 10, "O-17": 10, "O-25": 20}
 
-    # F4: the customer arrives. F6 by case 12: a late change inside a version.
+    # F4: the customer arrives. F6 with case 12: a late change inside a version.
     done = shop.delivered_and_run(arrived(customer("C-9", 10), 2), arrived(customer("C-1", 15, city="Bern"), 2))
     assert shop.pointing() == {"O-early": 10, "O-8": 10, "O-12": 10, "O-17": 15, "O-25": 20}
     assert shop.rows(f"SELECT 1 FROM {DIMENSION} WHERE is_inferred") == []
     assert done[FACT].rows_changed == done[FACT].rows_updated == 2, "the orders that the news concerns, and no others"
     assert shop.quality(done[DIMENSION]) == {"updated_at_is_in_order": 1}
 
-    # F6 by case 16: an event without a change moves the first start back. The product arrives, and releases its order.
+    # F6 with case 16: an event without a change moves the first start back. The product arrives and releases its order.
     done = shop.delivered_and_run(arrived(customer("C-1", 7), 3), arrived(product("P-9", 1, category="Toys"), 3))
     assert shop.pointing() == {"O-early": 10, "O-8": 7, "O-12": 7, "O-17": 15, "O-25": 20, "O-late-product": 20}
     assert (done[FACT].rows_released, done[FACT].rows_inserted, done[FACT].rows_updated) == (1, 1, 2)
     (released,) = shop.rows("SELECT * FROM silver.quarantine")
     assert (released.business_key, released.released_by) == ("O-late-product", done[FACT].run_id)
 
-    # A column of a type 1 dimension is as it is now. A price that nobody joins resolves nothing again.
+    # A column of a type 1 dimension has its present value. A change of a price, which no fact uses, causes no new join.
     before = shop.versions()
     done = shop.delivered_and_run(arrived(product("P-9", 50, category="Toys", list_price="99.00"), 4))
     assert (done[PRODUCTS].rows_updated, done[FACT].rows_changed) == (1, 0)
@@ -246,7 +246,7 @@ def test_a_fact_is_resolved_again_when_its_dimension_learns_more(shop):
     ]
     assert done[FACT].rows_updated == 1
 
-    # A customer who turns out never to have been: a delete at the instant of the only event.
+    # A customer who turns out never to have existed: a delete at the instant of the only event.
     done = shop.delivered_and_run(arrived(customer("C-9", 10, is_deleted=True), 6))
     assert shop.pointing()["O-early"] is None
     assert shop.broken_laws() == []
@@ -256,7 +256,7 @@ def test_a_fact_is_resolved_again_when_its_dimension_learns_more(shop):
 
 
 def test_orders_of_a_product_that_leaves_are_set_aside_and_come_back_with_it(shop, monkeypatch):
-    """A stricter rule replaces the dimension by one with fewer rows; the fact goes on from what it had read."""
+    """A stricter rule rebuilds the dimension with fewer rows; the fact continues from its cursor."""
 
     def dies(*given):
         raise RuntimeError("power failure")
@@ -270,7 +270,7 @@ def test_orders_of_a_product_that_leaves_are_set_aside_and_come_back_with_it(sho
     rule = {"name": "list_price_is_low", "expect_or_quarantine": "list_price < 50", "limit": "under 50"}
     stricter = declared_with(PRODUCTS, rules=[rule])
     shop.run(definitions=stricter, tables=[PRODUCTS])
-    # The run dies before the fact is written, then right after that; neither is in the log.
+    # A run dies before the fact is written, and another run right after that. Neither run is in the log.
     for owner, step, facts in ((changes, "merge", 3), (silver_run._SilverRun, "_release", 2)):
         with monkeypatch.context() as patch:
             patch.setattr(owner, step, dies)
@@ -286,7 +286,7 @@ def test_orders_of_a_product_that_leaves_are_set_aside_and_come_back_with_it(sho
     assert shop.broken_laws() == []
     fewer = shop.contents()
 
-    # They are set aside once, and a full run finds the same.
+    # The orders are set aside once, and a full run gives the same result.
     again = shop.delivered_and_run(arrived(order("O-2", "C-1", 15, of="P-2"), 2), definitions=stricter)[FACT]
     assert (again.rows_duplicate, shop.quality(again)) == (1, {"row_is_not_a_duplicate": 1})
     assert shop.contents() == fewer
@@ -315,7 +315,7 @@ def test_running_again_or_on_the_same_news_changes_nothing(shop):
     assert {run.status for run in shop.run().values()} == {"unchanged"}
     assert shop.versions() == versions
 
-    # The same rows in a later file. They are read, and counted as duplicates.
+    # The same rows arrive in a later file. They are read, and counted as duplicates.
     again = shop.delivered_and_run(*(arrived(row, 2) for row in news))
     assert {run.reason for run in again.values()} == {""}
     for table, run in again.items():
@@ -323,7 +323,7 @@ def test_running_again_or_on_the_same_news_changes_nothing(shop):
         assert run.rows_changed == run.rows_released == run.rows_accepted == run.rows_quarantined == 0
         assert shop.quality(run)["row_is_not_a_duplicate"] == run.rows_read
     assert shop.versions() == versions
-    # An event without a change, of a known thing, is read and accepted, and changes nothing either.
+    # An event of a known customer without a change is read and accepted, and changes nothing either.
     unchanged = shop.delivered_and_run(arrived(customer("C-1", 30, city="Rome"), 3))[DIMENSION]
     assert (unchanged.rows_accepted, unchanged.rows_changed) == (1, 0)
     assert shop.versions() == versions

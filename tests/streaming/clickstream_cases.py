@@ -1,7 +1,6 @@
-"""How the clickstream's tests are told, and what its tables must hold: a second computation, by lists and dictionaries.
+"""Helpers of the clickstream's tests, and a second computation of its tables with lists and dictionaries.
 
-An instant is text, ``2026-01-01 09:15:02.481000``, in the tables' rows and here, so that a failing comparison can be
-read.
+In rows and here, an instant is text, ``2026-01-01 09:15:02.481000``, so that a failing comparison is readable.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ TABLES = (BRONZE, EVENTS, SESSIONS, TRAFFIC)
 FUNNEL = ("page_view", "product_view", "add_to_cart", "checkout", "purchase")
 GAP = timedelta(minutes=30)
 NINE = datetime(2026, 1, 1, 9, tzinfo=UTC)
-"""The instant from which the minutes of :func:`event` count."""
+"""The instant from which :func:`event` counts minutes."""
 
 
 # --- the second computation ----------------------------------------------------------------------------------------
@@ -45,7 +44,7 @@ NINE = datetime(2026, 1, 1, 9, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Expected:
-    """What the tables must hold, each row a tuple of text, numbers and None, in the order of the table's columns."""
+    """The expected rows, each a tuple of texts, numbers and None in the order of the table's columns."""
 
     events: set[tuple[Any, ...]]
     sessions: set[tuple[Any, ...]]
@@ -53,12 +52,12 @@ class Expected:
 
 
 def text(moment: datetime) -> str:
-    """Return an instant as the tables' rows have it here."""
+    """Return an instant in the form of the rows here."""
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}"
 
 
 def computed(values: Iterable[bytes]) -> Expected:
-    """Return what the messages of events, all of them good ones, must come to."""
+    """Return the expected rows for messages that all hold valid events."""
     distinct: dict[tuple[str, datetime], dict[str, Any]] = {}
     for value in values:
         event = json.loads(value)
@@ -138,7 +137,7 @@ def _hours(events: list[dict[str, Any]], sessions: list[list[dict[str, Any]]]) -
 
 
 class Sent(NamedTuple):
-    """A message, as it is handed to Kafka."""
+    """A message as it is sent to Kafka."""
 
     key: bytes | None
     value: bytes | None
@@ -148,7 +147,7 @@ _numbers = iter(range(10**9))
 
 
 def event(user: str, minutes: float, event_type: str = "page_view", **fields: Any) -> Sent:
-    """Return a good event of a user, so many minutes after nine; each has an event_id of its own."""
+    """Return a valid event of a user, this many minutes after nine; each event has an event_id of its own."""
     moment = NINE + timedelta(minutes=minutes)
     given = {
         "event_id": f"E-{next(_numbers)}",
@@ -166,7 +165,7 @@ def event(user: str, minutes: float, event_type: str = "page_view", **fields: An
 
 
 class Received(NamedTuple):
-    """A message, as Kafka has it."""
+    """A message as Kafka stores it."""
 
     partition: int
     offset: int
@@ -178,7 +177,7 @@ class Received(NamedTuple):
 
 
 class Traffic:
-    """A topic, the runs of the streams over it, and what the tables hold afterwards."""
+    """A topic, the runs of the streams over it, and the content of the tables afterwards."""
 
     def __init__(self, spark: SparkSession, cluster: Cluster, home: Settings, topic: str) -> None:
         self.spark, self.cluster, self.home, self.topic = spark, cluster, home, topic
@@ -188,18 +187,18 @@ class Traffic:
         return Producer(self.cluster.client_config() | {"message.max.bytes": 2_000_000, "log_level": 0})
 
     def clear(self) -> None:
-        """Remove the tables and make the topic; one that is there stays."""
-        # The quarantine first: what is in one that is there would be looked through.
+        """Remove the tables, and create the topic if it does not exist."""
+        # The quarantine is dropped first: the rows of an existing one would be searched.
         for table in (QUARANTINE, "ops.run_log"):
             catalog.drop_table(self.spark, table, self.home)
         streaming.reset(self.spark, BRONZE, self.home)
         kafka.create_topic(self.cluster, self.topic, config={"max.message.bytes": "2000000"})
 
     def replace_topic(self, partitions: int) -> None:
-        """Delete the topic with all its messages, and make it with so many partitions."""
+        """Delete the topic with all its messages, and create it again with this many partitions."""
         kafka.delete_topic(self.cluster, self.topic)
         kafka.create_topic(self.cluster, self.topic, partitions)
-        # The old producer remembers the old partitions, and would send to one that is gone.
+        # The old producer remembers the old partitions, and would send to a partition that no longer exists.
         self.producer = self._new_producer()
 
     def send(self, *messages: Sent) -> None:
@@ -214,7 +213,7 @@ class Traffic:
         assert failed == []
 
     def run(self) -> dict[str, TableRun]:
-        """Run the streams over what is there; return what was done to each table, by table."""
+        """Run the streams over the available messages; return the run of each table by its name."""
         done = streaming.run(self.spark, self.home, self.cluster, self.topic)
         return {run.table_name: run for run in done.tables}
 
@@ -233,7 +232,7 @@ class Traffic:
         return sorted(messages, key=lambda message: (message.partition, message.offset))
 
     def rows(self, table: str, columns: Iterable[str] = ("*",), where: str = "true") -> list[tuple[Any, ...]]:
-        """Return rows of a table, instants as text, sorted by their text; columns and condition are delta-rs' SQL."""
+        """Return the sorted rows of a table, with instants as text; columns and condition are SQL of delta-rs."""
         directory = catalog.table_path(table, self.home)
         found = lake.read(directory, f"SELECT {', '.join(columns)} FROM t WHERE {where}").to_pylist()
         return sorted(
@@ -242,7 +241,7 @@ class Traffic:
         )
 
     def assert_complete(self) -> list[Received]:
-        """See that bronze holds every message once, with its bytes, and return the messages."""
+        """Assert that bronze holds every message once, with its bytes, and return the messages."""
         messages = self.received()
         columns = ('"partition"', '"offset"', "raw_value", "topic")
         held = [
@@ -255,7 +254,7 @@ class Traffic:
         return messages
 
     def assert_equal(self, expected: Expected) -> None:
-        """See that events, sessions and hours hold these rows, and each once."""
+        """Assert that events, sessions and hours hold exactly these rows, each once."""
         for table, wanted in zip(TABLES[1:], (expected.events, expected.sessions, expected.hours), strict=True):
             held = self.rows(table)
             missing, wrong = sorted(wanted - set(held), key=repr), sorted(set(held) - wanted, key=repr)
@@ -263,10 +262,10 @@ class Traffic:
             assert len(held) == len(wanted), f"{table} holds a row twice"
 
     def assert_accounts(self, *, disturbed: bool = False) -> dict[str, int]:
-        """See that the logs add up, and return the runs' sums: read, accepted, quarantined, duplicate.
+        """Assert that the logs add up, and return the runs' sums: read, accepted, quarantined, duplicate.
 
-        A batch that was cut short and run again finds its own events there, and calls them duplicates; the log of the
-        runs does not.
+        A batch that was interrupted and repeated finds its own events in the table, and counts them as duplicates; the
+        log of the runs does not.
         """
         names = ("rows_read", "rows_accepted", "rows_quarantined", "rows_duplicate")
         sums = ", ".join(f"CAST(sum({name}) AS BIGINT) AS {name}" for name in names)
@@ -297,15 +296,15 @@ IMPATIENT = {
     "kafka.request.timeout.ms": "2000",
     "fetchOffset.numRetries": "1",
 }
-"""What a client of the stream to bronze waits for before it gives up, where the broker is killed: for
-``shared.streaming.bronze._TIMEOUTS``."""
+"""Short values for ``shared.streaming.bronze._TIMEOUTS``: a client of the stream to bronze soon gives up a killed
+broker."""
 
 
 @contextmanager
 def impatience(*, stall: float = 1.0, limit: float = 6.0, answer: float | None = None):
-    """Let a standstill be noticed after so many seconds, told after half the limit, and end a run after the limit.
+    """Shorten the times, in seconds, after which a standstill is noticed (``stall``) and a run is ended (``limit``).
 
-    And let Kafka answer in so many seconds.
+    The standstill is reported after half the limit. ``answer`` is the time in which Kafka must answer.
     """
     limits = {"LOOK_SECONDS": 0.5, "STALL_SECONDS": stall, "TELL_SECONDS": limit / 2, "GIVE_UP_SECONDS": limit}
     with pytest.MonkeyPatch.context() as patch:
@@ -321,5 +320,5 @@ def await_status(live: streaming.Live, condition: Callable[[streaming.Status], A
     deadline = time.monotonic() + limit
     while not condition(status := live.status()):
         assert time.monotonic() < deadline, f"{what} was awaited for {limit:g} s; {status}"
-        time.sleep(0.3)  # each look takes from the streams
+        time.sleep(0.3)  # each status request slows down the streams
     return status

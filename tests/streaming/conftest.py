@@ -14,7 +14,7 @@ from shared.settings import get_settings
 def cluster() -> Iterator[Cluster]:
     """The one broker that all modules share, in the test run's own home, whatever cluster the environment names.
 
-    Asked for again by each module: a test of the one before it may have killed the broker, or changed the secret.
+    Each module requests it again, because a test of the module before may have killed the broker or changed the secret.
     """
     with pytest.MonkeyPatch.context() as environment:
         for name in (kafka.SERVERS, kafka.KEY, kafka.SECRET, kafka.PROTOCOL, kafka.MECHANISM):
@@ -32,7 +32,7 @@ def traffic(spark, cluster: Cluster, request: pytest.FixtureRequest) -> Traffic:
 
 @pytest.fixture(scope="module")
 def standing(spark, cluster: Cluster, request: pytest.FixtureRequest) -> Traffic:
-    """A topic and tables that tests of a module share: each finds there what those before it left, all of it well."""
+    """A topic and tables that the tests of a module share: each test finds the correct tables of the one before."""
     made = Traffic(spark, cluster, get_settings(), f"standing-{request.module.__name__.rpartition('.')[2]}")
     made.clear()
     return made
@@ -40,7 +40,7 @@ def standing(spark, cluster: Cluster, request: pytest.FixtureRequest) -> Traffic
 
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Lets micro-batches of bronze have so many records, and those of silver one file of bronze."""
+    """Returns a function that limits micro-batches of bronze to a number of records, and of silver to one file."""
 
     def cut(records: int) -> None:
         monkeypatch.setattr("shared.streaming.bronze.RECORDS_PER_BATCH", records)

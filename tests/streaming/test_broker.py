@@ -1,8 +1,8 @@
-"""The broker as its users and their accidents meet it: a real Kafka, in one home for the whole module.
+"""The broker in normal use and in accidents: a real Kafka, in one home for the whole module.
 
-A start is the dearest thing here, so the accidents stand in the order of one life: the broker's first start meets
-damaged data, each later one follows the end of the one before it, and is asked several things. A test that ends the
-broker, or takes its port, asks for it with ``kafka.up`` like everybody else.
+Starts are the most expensive part, so the tests follow one life of a broker. The broker's first start meets damaged
+data. Each later start follows the end of the broker before, and several tests use it. A test that ends the broker, or
+takes its port, gets it with ``kafka.up``, like all callers.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def kill(record: ServerRecord) -> None:
 
 
 def produce(producer: Producer, topic: str, values: list[bytes]) -> None:
-    """Send these values to the partitions in turn, and see that each arrived."""
+    """Send these values to the partitions in turn, and assert that each arrived."""
     failed = []
     for i, value in enumerate(values):
         producer.produce(
@@ -106,7 +106,7 @@ def produce(producer: Producer, topic: str, values: list[bytes]) -> None:
 
 
 def consumer(cluster: Cluster, topic: str) -> Consumer:
-    """A consumer at the beginning of the topic, which comes back quickly when the broker does."""
+    """A consumer at the beginning of the topic, which reconnects quickly when the broker is back."""
     made = Consumer(
         cluster.client_config()
         | {"group.id": "readers", "enable.auto.commit": False, "reconnect.backoff.max.ms": 200, "log_level": 0}
@@ -116,7 +116,7 @@ def consumer(cluster: Cluster, topic: str) -> Consumer:
 
 
 def read(reader: Consumer, count: int) -> list[bytes]:
-    """The values of so many messages, sorted; there are no more."""
+    """The sorted values of this many messages; asserts that there are no more."""
     values: list[bytes] = []
     deadline = time.monotonic() + 60
     while len(values) < count:
@@ -181,7 +181,7 @@ def test_the_topic_has_three_partitions_and_keeps_a_day(home: Settings) -> None:
     client = AdminClient(cluster.client_config())
     described = client.describe_configs([asked])[asked].result(10)
     assert int(described["retention.ms"].value) == 24 * 60 * 60 * 1000
-    # Of the segment that is written to, nothing is removed.
+    # Kafka removes nothing from the segment that it writes to.
     assert int(described["segment.ms"].value) == 60 * 60 * 1000
 
 
@@ -244,7 +244,7 @@ def test_a_key_is_issued_rotated_and_revoked_and_the_broker_refuses_what_is_old(
         kafka.metadata(first)
     produce(Producer(second.client_config()), kafka.TOPIC, [b"with the new secret"])
     assert kafka.keys(owner) == ["producer"]
-    kafka.metadata(owner)  # the home's own key is another matter
+    kafka.metadata(owner)  # the home's own key is still valid
 
     assert kafka.revoke_key(owner, "producer")
     assert not kafka.revoke_key(owner, "producer")
@@ -263,7 +263,7 @@ def test_a_connection_that_is_open_is_refused_soon_after_its_key_is_revoked(home
     issued = kafka.issue_key(owner, "connected")
     producer = Producer(issued.client_config() | {"error_cb": refused.append, "log_level": 0})
     produce(producer, kafka.TOPIC, [b"before"])
-    # It is asked again, and goes on, for as long as its key is good.
+    # The connection must authenticate again, and continues as long as its key is valid.
     deadline = time.monotonic() + kafka.REAUTHENTICATION_SECONDS * 1.5
     while time.monotonic() < deadline:
         produce(producer, kafka.TOPIC, [b"while it is good"])
@@ -313,7 +313,7 @@ def test_a_topic_that_is_not_there_is_told_with_those_that_are(home: Settings) -
     with pytest.raises(BrokerError, match=r"has no topic clicks\. Topics: .*clickstream-events") as raised:
         kafka.topic_identity(kafka.connect(home), "clicks")
     assert "shopmetrics up" in raised.value.hint
-    assert "clicks" not in kafka.metadata(kafka.connect(home)).topics  # asking does not make it
+    assert "clicks" not in kafka.metadata(kafka.connect(home)).topics  # the request did not create it
 
 
 def test_a_topic_is_made_once_however_many_ask_for_it(home: Settings) -> None:
@@ -397,7 +397,7 @@ def test_a_broker_that_is_gone_is_reported_in_time(mute: bool, is_local: bool, h
 
 @contextmanager
 def outlived(home: Settings, topic: str) -> Iterator[ServerRecord]:
-    """Data, committed positions, port and clients are those of before, once the broker that ends meanwhile is back."""
+    """Assert that data, committed offsets, port and clients survive the end and the restart of the broker."""
     first, cluster = kafka.up(home), kafka.connect(home)
     kafka.create_topic(cluster, topic)
     producer = Producer(cluster.client_config() | {"acks": "all", "reconnect.backoff.max.ms": 200, "log_level": 0})
@@ -437,7 +437,7 @@ def test_after_down_it_comes_up_with_all_that_was_there_whoever_has_its_pid(
         assert kafka.running(home) is None
         assert processes_of(home) == []
 
-        # Its pid is somebody else's by now.
+        # The pid in the record now belongs to another process.
         stale = json.dumps(vars(first) | {"pid": os.getpid()})
         write_private(kafka.record_path(home), stale)
         assert kafka.running(home) is None
@@ -526,13 +526,13 @@ def test_a_start_that_takes_too_long_is_ended_and_a_port_that_is_taken_by_then_g
     assert (home.kafka / "port").read_text() == str(second.port)
 
 
-# --- what is in its way --------------------------------------------------------------------------------------------
+# --- obstacles -----------------------------------------------------------------------------------------------------
 
 
 def test_the_port_that_was_asked_for_is_the_port_and_home_and_credentials_may_hold_any_letter(
     own: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And the cluster id."""
+    """The same holds for the cluster id."""
     awkward = own.model_copy(update={"home": own.home / "a, b é ✓ 'c' #"})
     secrets.put(kafka.KEY, "AB +/= cd", awkward)
     secrets.put(kafka.SECRET, AWKWARD, awkward)

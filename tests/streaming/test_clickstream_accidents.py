@@ -1,7 +1,8 @@
-"""The clickstream and its accidents: engine, broker and client really killed, at one point after the other.
+"""Accidents of the clickstream: engine, broker and client are really killed, at one point after another.
 
-It is the engine and the broker that all modules share: who comes next connects again. After every accident the streams
-run again, and what they find there must be no obstacle. The tests share one topic and its tables, in this order.
+These are the engine and the broker that all modules share, so the next module connects again. After every accident the
+streams run again, and the state that they find must not stop them. The tests share one topic and its tables, in this
+order.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ KILL_POINTS = {
     "hours written, log not": ("shared.streaming.traffic", "update", "after"),
     "log written, checkpoint not": ("shared.streaming.queries", "apply", "after"),
 }
-"""Point to the function before or after which the engine is killed."""
+"""For each point, the function before or after which the engine is killed."""
 
 SERVERS = {"engine": engine.running, "broker": kafka.running}
 
@@ -63,7 +64,7 @@ streaming.run(shared.connect(), topic=sys.argv[1])
 
 
 class Accidents:
-    """Traffic whose engine and broker come and go, and every message that was sent."""
+    """Traffic whose engine and broker are killed and restarted, and every message that was sent."""
 
     def __init__(self, home: Settings) -> None:
         self.home = home
@@ -78,12 +79,12 @@ class Accidents:
         streaming.create_tables(self.traffic.spark)
 
     def restart(self) -> None:
-        """Make sure that engine and broker run, and look at the tables with a session to them."""
+        """Make sure that engine and broker run, and use a new session to the tables."""
         cluster = kafka.connect(self.home)
         self.traffic = Traffic(shared.connect(self.home), cluster, self.home, "accidents")
 
     def send(self, count: int) -> None:
-        """Send so many more messages."""
+        """Send this many additional messages."""
         part = self._stream[self._sent : self._sent + count]
         assert len(part) == count
         self._sent += count
@@ -95,26 +96,26 @@ class Accidents:
         return [SERVERS[name](self.home).process() for name in which]
 
     def kill(self, *which: str) -> None:
-        """End these at once, without a warning."""
+        """Kill these servers."""
         processes = self.processes(which)
         for process in processes:
             process.send_signal(signal.SIGKILL)
         assert psutil.wait_procs(processes, timeout=10)[1] == []
 
     def fails(self) -> str:
-        """Run the streams, which must end with an error; return it."""
-        with pytest.raises(Exception) as raised:  # noqa: PT011  a session that lost its engine raises its own
+        """Run the streams, which must end with an error; return the error."""
+        with pytest.raises(Exception) as raised:  # noqa: PT011  a session without its engine raises errors of its own
             self.traffic.run()
         return f"{type(raised.value).__name__}: {raised.value}"
 
     def assert_converges(self) -> None:
-        """Run again, and see that everything is there once."""
+        """Run again, and assert that everything is there once."""
         self.restart()
         self.traffic.run()
         self.assert_equal()
 
     def assert_equal(self) -> None:
-        """See that everything that was sent is there, once."""
+        """Assert that everything that was sent is there once."""
         received = self.traffic.assert_complete()
         assert len(received) == self._sent
         self.traffic.assert_equal(computed(self._good))
@@ -125,7 +126,7 @@ class Accidents:
         )
 
     def commits(self, table: str) -> int:
-        """Return how many commits a table has, asking nobody but the files."""
+        """Return how many commits a table has, counted from its files alone."""
         log = self.home.lakehouse / table.replace(".", "/") / "_delta_log"
         return len(list(log.glob("*.json")))
 
@@ -136,7 +137,7 @@ def accidents(spark, cluster: Cluster) -> Accidents:
 
 
 def test_the_next_run_goes_on_where_a_client_was_killed(accidents: Accidents):
-    """The engine lives, and the killed client's stream may still be at work in it."""
+    """The engine continues, and the killed client's stream may still be running in it."""
     accidents.restart()
     accidents.send(400)
     before = accidents.commits(TABLES[0])
@@ -157,9 +158,9 @@ def test_the_next_run_goes_on_where_a_client_was_killed(accidents: Accidents):
 
 
 def cut_short(pids: list[int], module: str, name: str, moment: str) -> Callable[..., None]:
-    """Return what the engine calls instead of ``apply``: the same, up to a point.
+    """Return a replacement of ``apply`` for the engine that works like ``apply`` up to a point.
 
-    There these processes are killed, of which the last is the engine; if there are none, the step fails.
+    At that point it kills these processes, of which the last is the engine. Without processes, it raises an error.
     """
 
     told = STOPPED
@@ -193,14 +194,14 @@ def cut_short(pids: list[int], module: str, name: str, moment: str) -> Callable[
 @pytest.mark.parametrize(
     "points",
     [
-        # Of an engine that lives on, the next run finds what it finds of one that was killed: tables and checkpoint.
+        # Whether the engine continues or is killed, the next run finds the same state: tables and checkpoint.
         {"events written, sessions not": ("broker", "engine"), "hours written, log not": ()},
         pytest.param(dict.fromkeys(KILL_POINTS, ("engine",)), marks=pytest.mark.slow),
     ],
     ids=["at two points", "at every point"],
 )
 def test_killed_between_any_two_of_its_writes_the_engine_goes_on(accidents: Accidents, monkeypatch, points):
-    """All in one micro-batch: each run finds what the one before it left, and ends at a later step."""
+    """All kills hit the same micro-batch: each run finds the state of the run before, and ends at a later step."""
     accidents.restart()
     accidents.send(600)
     written = {}
@@ -239,7 +240,7 @@ def test_killed_between_any_two_of_its_writes_the_engine_goes_on(accidents: Acci
 def test_killed_once_a_table_has_so_many_commits_more(
     accidents: Accidents, which: tuple[str, ...], table: str, commits: int
 ):
-    """It is bronze, in the middle of Kafka's messages, or the events, with sessions and hours still to come."""
+    """The kill hits bronze amid Kafka's messages, or it hits events before sessions and hours are written."""
     accidents.restart()
     accidents.send(200)
     before, commits_before = accidents.commits(BRONZE), accidents.commits(table)
@@ -252,7 +253,7 @@ def test_killed_once_a_table_has_so_many_commits_more(
         except Exception as error:
             outcome.append(error)
 
-    # A broker that is gone is noticed sooner than its clients give up.
+    # A missing broker is noticed before its clients give up.
     with pytest.MonkeyPatch.context() as patch, impatience(limit=600.0, answer=6.0):
         patch.setattr("shared.streaming.bronze.RECORDS_PER_BATCH", 20 if table == BRONZE else 100_000)
         patch.setattr("shared.streaming.bronze._TIMEOUTS", IMPATIENT)
@@ -297,7 +298,7 @@ def test_when_the_engine_is_killed_under_live_streams_the_status_says_so_and_not
 
 @pytest.mark.skipif(not psutil.LINUX, reason="another process's limits can be set on Linux only")
 def test_a_disk_that_is_full_is_told_and_nothing_is_lost(accidents: Accidents):
-    """For an engine whose files may not grow, every disk is full."""
+    """A limit on the size of the engine's files has the same effect as a full disk."""
     accidents.restart()
     accidents.send(200)
     server = engine.running(accidents.home).process()

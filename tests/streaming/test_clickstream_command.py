@@ -26,7 +26,7 @@ SHOPMETRICS = Path(sys.executable).parent / "shopmetrics"
 
 @pytest.fixture(scope="module")
 def traffic(spark, cluster: Cluster) -> Traffic:
-    """The topic that the command reads, no messages, and no tables. The tests follow one another."""
+    """The topic that the command reads, without messages or tables. Each test continues from the one before."""
     kafka.delete_topic(cluster)
     made = Traffic(spark, cluster, get_settings(), kafka.TOPIC)
     made.clear()
@@ -34,7 +34,7 @@ def traffic(spark, cluster: Cluster) -> Traffic:
 
 
 def told(*command: str) -> tuple[int, dict[str, dict[str, object]]]:
-    """Return a command's exit status, and what it told of each thing."""
+    """Return a command's exit status, and its report about each item."""
     ended = subprocess.run([SHOPMETRICS, *command, "--json"], capture_output=True, text=True, timeout=300)
     answer = json.loads(ended.stdout)
     return ended.returncode, {one["name"]: one for one in answer} if isinstance(answer, list) else answer
@@ -71,7 +71,7 @@ def test_up_makes_a_topic_that_is_gone_and_status_and_doctor_know_the_servers(tr
 
 
 def logged(traffic: Traffic, run_id: str) -> dict[str, dict[str, object]]:
-    """Return what the log holds of a run, by table."""
+    """Return the log's rows of a run, by table."""
     rows = lake.rows(traffic.home.lakehouse, f"SELECT * FROM ops.run_log WHERE run_id = '{run_id}'")
     return {row.table_name: row._asdict() for row in rows}
 
@@ -102,7 +102,7 @@ def test_live_it_shows_how_the_streams_stand_until_it_is_interrupted(traffic, tm
     with shown.open("w") as stderr:
         process = subprocess.Popen(
             [SHOPMETRICS, "stream", "run", "--live"],
-            # The display is for terminals.
+            # Without these variables there would be no display, because the output is not a terminal.
             env=os.environ | {"FORCE_COLOR": "1", "COLUMNS": "120"}, text=True, stdout=subprocess.PIPE, stderr=stderr,
         )  # fmt: skip
     try:

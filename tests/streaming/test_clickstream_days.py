@@ -1,6 +1,6 @@
-"""The checks of days 10 to 13 over a day of clicks: each passes after the work, and not after a tampering.
+"""The checks of days 10 to 13 on a day of clicks: each passes after the day's work, and fails after a manipulation.
 
-What is tampered with is a view in a table's place: a table would be changed, and restored, by a dozen Spark jobs.
+The manipulation is a view in a table's place: to change and restore a table would take a dozen Spark jobs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SCALE = 0.01
 
 @pytest.fixture(scope="module")
 def day(spark: SparkSession, cluster: Cluster) -> Cluster:
-    """Day 1 sent and taken through to gold."""
+    """Day 1, sent and processed up to gold."""
     settings = get_settings().model_copy(update={"scale": SCALE})
     sent = clickstream.start_over(spark, settings, send=[1])
     streaming.run(spark, cluster=sent)
@@ -49,7 +49,7 @@ def failures(spark: SparkSession, number: int) -> dict[str, str]:
 
 
 NAMES = {BRONZE: "BRONZE", EVENTS: "EVENTS", SESSIONS: "SESSIONS", TRAFFIC: "TRAFFIC"}
-"""Table to the name by which the checks know it."""
+"""The name of each table in the checks."""
 
 
 @pytest.mark.parametrize("number", [10, 11, 12, 13])
@@ -73,7 +73,7 @@ def test_day_10_fails_if_anybody_is_let_in(spark: SparkSession, day: Cluster, mo
     assert list(failures(spark, 10).values()) == ["let in"]
 
 
-# A day's checks take seconds, so that what different checks must find is altered together.
+# A day's checks take seconds, so alterations for different checks are made together.
 @pytest.mark.parametrize(
     ("number", "altered", "found"),
     [
@@ -150,7 +150,7 @@ def test_starting_over_gives_the_same_again_and_the_days_after_a_stray_message_f
     assert kafka.end_offsets(day) == ends
     assert catalog.version(spark, BRONZE) == 0
     done = streaming.run(spark, cluster=day)
-    # The log of the streams began anew with them: the run's accounts are of this run.
+    # The log of the streams was reset as well, so its numbers are those of this run.
     assert done.tables[1].rows_read == sum(ends.values())
     assert sum(row["rows_read"] for row in lake.read(catalog.table_path(LOG)).to_pylist()) == sum(ends.values())
     assert held(SESSIONS) == rows

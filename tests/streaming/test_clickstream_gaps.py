@@ -1,4 +1,4 @@
-"""Messages that bronze must not have, cannot have, or has lost: aborted ones, deleted ones, and those of a RESTORE."""
+"""Messages that bronze must not have (aborted), cannot have (deleted in Kafka), or has lost (by a RESTORE)."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from shared.streaming.gaps import Gap
 
 @contextmanager
 def transaction(traffic: Traffic, name: str):
-    """Yield a function that sends messages within one transaction, and the producer that decides of it."""
-    # As long as Kafka allows: on a slow machine a run takes its time, and the broker would abort what is still open.
+    """Yield a function that sends messages within one transaction, and the producer that commits or aborts it."""
+    # The longest timeout that Kafka allows: on a slow machine the broker would otherwise abort the open transaction.
     config = {"transactional.id": name, "transaction.timeout.ms": 900_000, "log_level": 0}
     producer = Producer(traffic.cluster.client_config() | config)
     producer.init_transactions(60)
@@ -60,19 +60,19 @@ def test_what_was_aborted_is_not_read_and_what_is_open_waits_and_neither_is_take
         producer.commit_transaction(60)
 
     with streaming.Live(spark, traffic.home, traffic.cluster, traffic.topic, interval=1.0) as live:
-        # Marks are offsets too, and nobody waits for them.
+        # Transaction markers have offsets too, but do not count as lag.
         while live.status().lag:
             assert live.status().stalled is None
     traffic.assert_equal(computed(one.value for one in (*good, waiting)))
     assert taken_back.value not in raw(traffic)
     there = gaps.account(spark.table(BRONZE), traffic.cluster, traffic.topic)
     assert (there.wrong, there.messages) == ((), 4)
-    # A message that is missing among them is told from those that never were.
+    # A missing message is distinguished from offsets that never held a message.
     for one in (good[1], waiting, good[2]):
         rest = spark.table(BRONZE).where(F.col("raw_value") != F.lit(one.value))
         lacking = gaps.account(rest, traffic.cluster, traffic.topic)
         assert len(lacking.wrong) == len(lacking.missing) == 1, lacking
-    # And without the isolation level a reader takes all of it.
+    # Without the isolation level a consumer reads all messages.
     dirty = traffic.cluster.spark_options() | {"kafka.isolation.level": "read_uncommitted"}
     records = spark.read.format("kafka").options(**dirty).option("subscribe", traffic.topic).load()
     assert records.count() == 7
@@ -86,7 +86,7 @@ def test_messages_that_kafka_deleted_unread_stop_the_stream_until_the_loss_is_ac
     spark = traffic.spark
 
     def lose(minutes: float) -> tuple[dict[int, int], dict[int, int]]:
-        """Send three messages, delete all that is there, send one more; return where each partition stood."""
+        """Send three messages, delete all, send one more; return the end offsets before and after the three."""
         begins = kafka.end_offsets(traffic.cluster, traffic.topic)
         traffic.send(*(event(user, minutes) for user in "abc"))
         ends = kafka.end_offsets(traffic.cluster, traffic.topic)
@@ -114,7 +114,7 @@ def test_messages_that_kafka_deleted_unread_stop_the_stream_until_the_loss_is_ac
     held = traffic.rows(BRONZE)
     for is_seen_before in (True, False):
         with monkeypatch.context() as patch:
-            if not is_seen_before:  # as if Kafka deleted them while the stream is at work
+            if not is_seen_before:  # as if Kafka deleted the messages while the stream runs
                 patch.setattr(gaps, "deleted", lambda *_: [])
             with pytest.raises(PipelineError, match="never read are gone from the topic") as raised:
                 traffic.run()
@@ -133,13 +133,13 @@ def test_messages_that_kafka_deleted_unread_stop_the_stream_until_the_loss_is_ac
     assert run().gaps == ()
     assert traffic.run()[BRONZE].status == "unchanged"
 
-    # Deleted while a run that accepts losses is at work, and so not seen before: recorded all the same.
+    # Deleted during a run that accepts losses, so not seen before the run: the loss is still recorded.
     second = expected(lose(20))
     monkeypatch.setattr(gaps, "deleted", lambda *_: [])
     assert list(run().gaps) == second
     assert (account().wrong, list(account().accepted)) == ((), sorted(first + second))
     assert len(traffic.rows(EVENTS)) == 5
-    # With its table, what was lost of it is forgotten.
+    # When the table is removed, the record of its losses is removed too.
     streaming.reset(spark, BRONZE, traffic.home)
     assert not catalog.table_exists(spark, GAPS)
 
@@ -211,7 +211,7 @@ def test_a_table_of_the_clickstream_that_somebody_changed_is_put_right(traffic: 
     assert_right()
     assert len(traffic.rows("silver.quarantine")) == 1
 
-    # In the middle of what bronze holds, and of what was made of it.
+    # To versions in the middle of the data of bronze and of the tables after it.
     spark.sql(f"RESTORE TABLE {BRONZE} TO VERSION AS OF 1")
     spark.sql(f"RESTORE TABLE {EVENTS} TO VERSION AS OF 0")
     spark.sql(f"UPDATE {TRAFFIC} SET visitors = 100")

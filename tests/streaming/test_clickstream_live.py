@@ -31,14 +31,14 @@ from shared.runtime import kafka
 from shared.streaming import bronze, queries
 from shared.streaming.contracts import BRONZE, EVENTS, SESSIONS
 
-# --- what fails, and what stands still -----------------------------------------------------------------------------
+# --- failures and standstills --------------------------------------------------------------------------------------
 
 
 GARBAGE = b"garbage"
 
 
 def assert_all_there(traffic: Traffic) -> list[Received]:
-    """See that all tables hold what the topic's messages come to, and return the messages."""
+    """Assert that all tables hold the expected rows for the topic's messages, and return the messages."""
     received = traffic.assert_complete()
     traffic.assert_equal(computed(one.value for one in received if one.value != GARBAGE))
     return received
@@ -68,7 +68,8 @@ def test_what_a_run_did_before_it_failed_is_in_the_log(traffic, small_batches, m
         queries.sessions.update = fail
         queries.apply(batch, batch_id)
 
-    # With one key, and so in one partition: each run of bronze is one file, and so a micro-batch of its own.
+    # All messages have one key, so they are in one partition: each run of bronze writes one file, which becomes one
+    # micro-batch.
     twice = event("b", 0)
     messages = (event("a", 0), twice, twice, Sent(None, GARBAGE), event("a", 1), event("a", 2))
     traffic.send(*(Sent(b"one", message.value) for message in messages))
@@ -102,7 +103,7 @@ def test_what_a_run_did_before_it_failed_is_in_the_log(traffic, small_batches, m
 
 
 def hanging(released: str):
-    """Return what the engine calls instead of ``apply``: the same, once this file is there."""
+    """Return a replacement of ``apply`` for the engine that waits for this file and then works like ``apply``."""
 
     # Sent to the engine by value: nothing of this module is there.
     def apply(batch, batch_id):
@@ -149,7 +150,7 @@ def test_a_stream_that_does_nothing_for_long_says_so_and_is_ended(standing, monk
 
 @pytest.mark.slow
 def test_a_stream_that_takes_long_and_gets_on_is_let_be(standing, monkeypatch, capsys):
-    """Its one micro-batch takes longer than a stream may do nothing unmentioned; from table to table it does not."""
+    """The one micro-batch takes longer than a reported standstill, but the time from table to table is shorter."""
 
     def slowly(batch, batch_id):
         import time
@@ -180,7 +181,7 @@ def test_a_stream_that_takes_long_and_gets_on_is_let_be(standing, monkeypatch, c
 
 
 def test_live_everything_reaches_gold_and_the_display_tells_the_truth(standing, monkeypatch, tmp_path):
-    """The streams run on through a step that hangs, messages that nobody reads, and a broker that hangs."""
+    """The streams continue after a step that hangs, messages that no stream reads, and a broker that hangs."""
     released = tmp_path / "released"
     monkeypatch.setattr(queries, "apply", hanging(str(released)))
     events_before = len(standing.rows(EVENTS)) if catalog.table_exists(standing.spark, EVENTS) else 0
@@ -192,20 +193,20 @@ def test_live_everything_reaches_gold_and_the_display_tells_the_truth(standing, 
         with pytest.raises(PipelineError, match="already run"):
             standing.run()
 
-        # A step hangs. It is told, and is no longer once it goes on.
+        # A step hangs. The status reports it until the step continues.
         with impatience(stall=2.0):
             status = await_status(live, lambda s: s.messages and not s.lag and s.stalled, "the standstill")
             assert "the stream clickstream_silver_gold has written nothing for " in status.stalled
             released.touch()
-            # How old it is by then says how long it hung, not how fast the streams are.
+            # The event's age then shows how long the step hung, not how fast the streams are.
             waited = await_status(live, lambda s: s.latency_median and not s.stalled, "the event in gold")
-            # With nothing to do, it does nothing, and that is well.
+            # A stream without new messages does nothing, and this is no standstill.
             end = time.monotonic() + 6
             while time.monotonic() < end:
                 assert live.status().stalled is None
                 time.sleep(0.3)
 
-        # Messages wait, and nobody reads them.
+        # Messages wait, and no stream reads them.
         ends = kafka.end_offsets(standing.cluster, standing.topic)
         with impatience():
             with monkeypatch.context() as patch:
@@ -225,7 +226,7 @@ def test_live_everything_reaches_gold_and_the_display_tells_the_truth(standing, 
             broker.resume()
         assert status.stalled == f"Kafka at {standing.cluster.bootstrap_servers} does not answer within 2 s."
 
-        # And all goes on.
+        # Everything continues.
         manifest = produce(
             standing.cluster.client_config(), rate=20, duration=4, topic=standing.topic, manifest_dir=tmp_path,
             progress=False, malformed=0.0,
@@ -240,7 +241,7 @@ def test_live_everything_reaches_gold_and_the_display_tells_the_truth(standing, 
         await_status(
             live, lambda s: s.open_sessions == len(standing.rows(SESSIONS, where="is_open")) > 0, "open sessions"
         )
-        # The last messages, which no micro-batch has taken yet when the block ends, or one has.
+        # The last messages: when the block ends, a micro-batch may have taken them or not.
         standing.send(event("last", -50))
     assert standing.spark.conf.get(setting) == "true"
     standing.spark.conf.unset(setting)

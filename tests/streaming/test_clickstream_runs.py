@@ -56,7 +56,7 @@ RULE_OF = {
 
 
 def set_aside(traffic: Traffic) -> dict[str, tuple[str, bytes | None]]:
-    """Return offset, as partition/offset, to the rule that the message breaks and the bytes that were kept."""
+    """Return for each quarantined message, by partition/offset, the rule that it breaks and its stored bytes."""
     rows = traffic.rows(QUARANTINE, ("source", "rule", "row_json"), f"table_name = '{EVENTS}'")
     found = {}
     for source, rule, row in rows:
@@ -66,11 +66,11 @@ def set_aside(traffic: Traffic) -> dict[str, tuple[str, bytes | None]]:
     return found
 
 
-# --- what it leaves ----------------------------------------------------------------------------------------------
+# --- files and logs ----------------------------------------------------------------------------------------------
 
 
 def test_no_log_and_no_file_but_the_private_ones_holds_a_secret(traffic, tmp_path):
-    """pyspark's worker of a ``foreachBatch`` prints the address of the engine, token included."""
+    """pyspark's ``foreachBatch`` worker prints the address of the engine, token included."""
     produce(traffic.cluster.client_config(), **HOUR | {"duration": 60.0}, speedup=0, topic=traffic.topic,
             manifest_dir=tmp_path, progress=False)  # fmt: skip
     traffic.run()
@@ -87,7 +87,7 @@ def test_no_log_and_no_file_but_the_private_ones_holds_a_secret(traffic, tmp_pat
         assert holders == private
 
 
-# --- what comes of an hour ----------------------------------------------------------------------------------------
+# --- the result of an hour ----------------------------------------------------------------------------------------
 
 
 def test_an_hour_with_every_defect_ends_as_computed_and_as_produced(traffic, tmp_path):
@@ -103,7 +103,7 @@ def test_an_hour_with_every_defect_ends_as_computed_and_as_produced(traffic, tmp
     expected = computed(message.value for message in plan if message.kind in (EVENT, LATE))
     traffic.assert_equal(expected)
 
-    # The producer's own account: its sessions are ours, under other names. It takes a search for a step.
+    # The producer's own table of sessions equals ours, under other names. It counts a search as a step.
     with manifest.sessions_path.open() as file:
         told = list(csv.DictReader(file))
     ours = traffic.rows(
@@ -126,7 +126,7 @@ def test_an_hour_with_every_defect_ends_as_computed_and_as_produced(traffic, tmp
         (one["session_id"], one["user_id"], text(datetime.fromisoformat(one["session_start_ts"]))) for one in told
     }
 
-    # What is set aside: the malformed messages, each for what is wrong with it, with all its bytes.
+    # The quarantine holds the malformed messages, each with its rule and all its bytes.
     kind_of = {message.value: message.kind for message in plan if message.kind in RULE_OF}
     aside = set_aside(traffic)
     by_place = {f"{one.partition}/{one.offset}": one.value for one in received}
@@ -151,7 +151,7 @@ def test_an_hour_with_every_defect_ends_as_computed_and_as_produced(traffic, tmp
     assert {run.status for run in again.values()} == {"unchanged"}
     assert traffic.versions() == before
 
-    # Sent again from the start, it is nothing new. A broken message is another one, since it has another offset.
+    # The same hour is sent again: it brings no new event. A broken message counts again, because its offset is new.
     produce(
         traffic.cluster.client_config(), **HOUR, speedup=0, topic=traffic.topic, manifest_dir=tmp_path, progress=False
     )
@@ -165,9 +165,9 @@ def test_an_hour_with_every_defect_ends_as_computed_and_as_produced(traffic, tmp
 
 
 def test_in_any_order_and_cut_anyhow_the_same_messages_end_in_the_same_tables(traffic, small_batches):
-    """Shuffled over the hour, by two runs, the second of which begins days later in event time and goes back.
+    """The hour is shuffled and processed by two runs; the second begins days later in event time and goes back.
 
-    And when bronze is compacted then, there is nothing new.
+    After that, a compaction of bronze brings nothing new.
     """
     plan = list(Clickstream(ClickstreamPlan(**HOUR | {"duration": 1200.0})))
     messages = [Sent(message.key, message.value) for message in plan]
@@ -194,7 +194,7 @@ def test_in_any_order_and_cut_anyhow_the_same_messages_end_in_the_same_tables(tr
 # --- events that come late -----------------------------------------------------------------------------------------
 
 EXACTLY, NEARLY = 30.0, 30 - 0.001 / 60
-"""Minutes: a gap that ends a session, and the longest one that does not."""
+"""In minutes: a gap that ends a session, and the longest gap that does not."""
 
 STORIES = {
     "exactly thirty minutes apart are two sessions": [[0], [EXACTLY]],
@@ -214,11 +214,11 @@ STORIES = {
     "over midnight and over the hour": [[14.9 * 60], [15.2 * 60], [15 * 60]],
     "days later": [[0], [50], [5000], [25]],
 }
-"""Minutes after nine of one user's events, batch by batch."""
+"""The times of one user's events in minutes after nine, batch by batch."""
 
 
 def told_batches() -> list[list[Sent]]:
-    """Return the stories side by side, each of a user of its own, and users whose events come in any order."""
+    """Return the merged stories, each for a user of its own, and users whose events arrive in any order."""
     chance = random.Random(2)
     types = ("page_view", "page_view", "search", "product_view", "add_to_cart", "checkout", "purchase")
     batches: list[list[Sent]] = [[] for _ in range(4)]
@@ -226,7 +226,7 @@ def told_batches() -> list[list[Sent]]:
         for number, part in enumerate(parts):
             batches[number] += [event(story, minutes, chance.choice(types)) for minutes in part]
     for number in range(150):
-        # Near the boundary on purpose: multiples of ten minutes, a millisecond more or less.
+        # Near the boundary on purpose: multiples of ten minutes, plus or minus a millisecond.
         for _ in range(chance.randint(2, 7)):
             minutes = 10 * chance.randint(0, 15) + chance.choice((0, 0, 0.001, -0.001)) / 60
             one = event(f"user {number}", minutes, chance.choice(types))
@@ -237,7 +237,7 @@ def told_batches() -> list[list[Sent]]:
 
 
 class Batches:
-    """Micro-batches that are taken to silver and gold one after the other, without Kafka, and all that came by them."""
+    """Micro-batches that go to silver and gold one after another, without Kafka, and all their messages."""
 
     def __init__(self, traffic: Traffic) -> None:
         self.traffic = traffic
@@ -246,7 +246,7 @@ class Batches:
         streaming.create_tables(traffic.spark)
 
     def take(self, *messages: Sent) -> Callable[[], None]:
-        """Take these messages as the next micro-batch; return what takes the same one again."""
+        """Process these messages as the next micro-batch; return a function that repeats the same batch."""
         records = [
             (value, self.traffic.topic, 0, len(self.seen) + at, datetime(2026, 3, 1))
             for at, (_, value) in enumerate(messages)
@@ -260,7 +260,7 @@ class Batches:
         return again
 
     def assert_equal(self) -> None:
-        """See that the tables hold what all messages come to."""
+        """Assert that the tables hold the expected rows for all messages."""
         self.traffic.assert_equal(computed(self.seen))
 
 
@@ -270,8 +270,8 @@ def batches(standing: Traffic) -> Batches:
 
 
 def test_an_event_may_come_at_any_time(batches, monkeypatch):
-    """After every batch, sessions and hours are those of all events that have come, in whatever order they did."""
-    # The question for the hours is compiled for some batches, and not for others.
+    """After every batch, sessions and hours equal those of all events that have arrived, in any order."""
+    # The query for the hours is compiled for some batches, and interpreted for others.
     monkeypatch.setattr(queries.traffic, "MANY_EVENTS", 20)
     for batch in told_batches():
         batches.take(*batch)
@@ -283,7 +283,7 @@ def test_an_event_may_come_at_any_time(batches, monkeypatch):
 
 
 def test_a_start_that_moved_before_the_batch_was_killed_is_counted_out_of_its_hour(batches, monkeypatch):
-    """Killed after the sessions and before the hours, and run again: by then nobody sees where the session began."""
+    """Killed after the sessions and before the hours, then repeated: by then no table shows the session's old start."""
     traffic = batches.traffic
     batches.take(event("moved", 65))
     hours = traffic.rows(TRAFFIC)
@@ -304,21 +304,21 @@ def test_a_session_is_open_until_others_move_on(batches):
         assert found == list(users), f"{batches.traffic.versions()}, {batches.traffic.rows(LOG)[-2:]}"
 
     def at(user: str, minutes: float, event_type: str = "page_view") -> Sent:
-        # Weeks after all that the tables hold.
+        # Weeks after all rows of the tables.
         return event(user, 50_000 + minutes, event_type)
 
     batches.take(at("early", 0), at("late", 10, "add_to_cart"))
     assert_open("early", "late")
     batches.take(at("other", 30))
     assert_open("late", "other")
-    # Its own late event changes its hour and its session, and opens nothing: the others have gone on.
+    # The user's own late event changes its hour and its session, but opens no session: other users' events are newer.
     before = batches.traffic.versions()[SESSIONS]
     batches.take(at("early", -5, "purchase"), at("early", -20))
     assert_open("late", "other")
     changed = catalog.changes_since(batches.traffic.spark, SESSIONS, before)
     assert (changed["inserted"], changed["deleted"]) == (1, 1)
     batches.assert_equal()
-    # After hours of silence all that were open are not, however long ago that was decided of others.
+    # After hours without events, all open sessions are closed, however long ago other sessions were closed.
     batches.take(at("far", 300))
     assert_open("far")
     batches.take(at("farther", 329), at("between", 100), at("far", 330))
@@ -330,7 +330,7 @@ def test_a_session_is_open_until_others_move_on(batches):
 
 
 def like(user: str, old: bytes, new: bytes) -> Sent:
-    """Return a good event in which something is replaced."""
+    """Return a valid event with a part replaced."""
     key, value = event(user, 1)
     assert old in value
     return Sent(key, value.replace(old, new, 1))
@@ -382,11 +382,11 @@ STRANGE: dict[str, tuple[Sent, dict[str, object] | str]] = {
     "10000": (at("10000", "10000-01-01T00:00:00Z"), "event_ts_is_not_in_the_future"),
     "294247": (at("294247", "+294247-01-10T04:00:54Z"), "event_ts_is_not_in_the_future"),
 }
-"""Name to a message and what it comes to: an event with these fields, or the rule that it breaks."""
+"""Named messages and their results: an event with these fields, or the rule that the message breaks."""
 
 
 def test_nothing_that_a_message_may_be_stops_the_stream(traffic):
-    """And behind all that is strange comes another version of the schema, which brings a field."""
+    """After all strange messages come messages of another schema version, which has an additional field."""
     plan = ClickstreamPlan(**HOUR | {"duration": 60.0, "malformed": 0.0, "schema_version": 2})
     newer = list(Clickstream(plan))
     traffic.send(*(message for message, _ in STRANGE.values()), *(Sent(one.key, one.value) for one in newer))
@@ -413,7 +413,7 @@ def test_nothing_that_a_message_may_be_stops_the_stream(traffic):
     extra = dict(traffic.rows(BRONZE, ("user_id", "_extra"), "_extra IS NOT NULL"))
     assert extra["a field more"] == [("campaign", "winter")]
 
-    # Of the other version, the field is kept aside, and nothing else changes.
+    # The additional field of the other version is kept aside, and nothing else changes.
     assert done[EVENTS].rows_accepted == len({message.value for message in newer}) + len(held)
     first = Clickstream(replace(plan, schema_version=1))
     wanted = {(*row[:-1], 2) for row in computed(message.value for message in first).events}
@@ -425,12 +425,12 @@ def test_nothing_that_a_message_may_be_stops_the_stream(traffic):
     )
 
 
-# --- what is in its way --------------------------------------------------------------------------------------------
+# --- obstacles -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def visited(spark, cluster) -> Traffic:
-    """Traffic whose messages, one of them broken, have been taken to gold. Its tests follow one another."""
+    """Traffic whose messages, one of them broken, are processed up to gold. Each test continues from the one before."""
     made = Traffic(spark, cluster, get_settings(), "visited")
     made.clear()
     made.send(event("a", 0), event("a", 40, "purchase"), Sent(None, b"garbage"))
@@ -461,7 +461,7 @@ def test_a_cluster_that_cannot_serve_is_told_in_time_and_leaves_everything_as_it
         for problem, (cluster, topic) in cases.items():
             begun = time.monotonic()
             with monkeypatch.context() as patch:
-                if problem == "does not answer":  # nobody ever will
+                if problem == "does not answer":  # no answer will ever come
                     patch.setattr(kafka, "ANSWER_TIMEOUT", 3.0)
                 with pytest.raises(BrokerError, match=problem) as raised:
                     streaming.run(visited.spark, visited.home, cluster, topic)
@@ -475,7 +475,7 @@ def test_tables_and_checkpoints_come_and_go_together(visited):
     expected = computed(one.value for one in visited.received() if one.key)
     contents = {table: visited.rows(table) for table in (*TABLES[1:], QUARANTINE)}
 
-    # A table alone, a checkpoint alone: refused, and what is there stays as it is.
+    # A table alone or a checkpoint alone is refused, and the existing one is not changed.
     for stream in queries.STREAMS:
         aside = stream.checkpoint(visited.home).with_suffix(".aside")
         shutil.move(stream.checkpoint(visited.home), aside)
@@ -502,7 +502,7 @@ def test_tables_and_checkpoints_come_and_go_together(visited):
 @pytest.mark.parametrize("partitions", [3, pytest.param(1, marks=pytest.mark.slow)])
 def test_messages_that_are_gone_before_they_were_read_stop_the_stream(visited, partitions: int):
     if partitions == 1:
-        # The first task is the one that fails then, and Delta tells its failure in other words.
+        # In this case the first task fails, and Delta reports its failure in other words.
         visited.replace_topic(partitions)
         streaming.reset(visited.spark, BRONZE, visited.home)
         visited.send(event("a", 0))
@@ -520,7 +520,7 @@ def test_messages_that_are_gone_before_they_were_read_stop_the_stream(visited, p
         visited.run()
     assert f"`shopmetrics reset {BRONZE}`" in raised.value.hint
     assert visited.rows(BRONZE) == held
-    # Whatever table it is named by, of a stream all go; and of the stream before it none.
+    # A reset by any table of a stream removes all tables of this stream, and none of the stream before it.
     for table in (EVENTS, SESSIONS):
         assert set(streaming.reset(visited.spark, table, visited.home)) == set(TABLES[1:])
         assert catalog.table_exists(visited.spark, BRONZE)

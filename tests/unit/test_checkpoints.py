@@ -1,4 +1,4 @@
-"""A checkpoint is claimed whole or not at all, and only by the stream that it belongs to."""
+"""A checkpoint is claimed completely or not at all, and only by its own stream."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def claim(directory: Path, identities: dict[str, str] = OURS, filled: list[str] 
 
 
 def begun(directory: Path) -> Path:
-    """Claim a checkpoint and let its stream plan a batch; return where its plans are."""
+    """Claim a checkpoint and let its stream plan a batch; return the directory of the plans."""
     plans = claim(directory, filled=[]) / "offsets"
     plans.mkdir(parents=True)
     (plans / "0").touch()
@@ -63,7 +63,7 @@ def test_half_a_plan_is_removed_if_it_is_the_first(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="a limit to the size of files can be set on POSIX only")
 def test_one_that_could_not_be_claimed_is_claimed_by_the_next_run(tmp_path: Path) -> None:
-    """For a process whose files may not grow, every disk is full."""
+    """A limit on the size of this process's files has the same effect as a full disk."""
     import resource
 
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

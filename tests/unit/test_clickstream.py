@@ -1,4 +1,4 @@
-"""What the clickstream promises: the same bytes, sessions that can be found again, and defects that can be counted."""
+"""The clickstream's guarantees: the same bytes, sessions that can be found again, and defects that can be counted."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def messages(**given: Any) -> list[Message]:
 
 
 def events(sent: list[Message]) -> list[Event]:
-    """The valid events, each once, as a consumer sees them that parses, checks and deduplicates."""
+    """The valid events, each once, as seen by a consumer that parses, checks and deduplicates."""
     found: dict[str, Event] = {}
     for message in sent:
         if (event := parsed(message)) is not None:
@@ -64,7 +64,7 @@ def events(sent: list[Message]) -> list[Event]:
 
 
 def parsed(message: Message) -> Event | None:
-    """The event of a message, or None for one that is malformed, knowing nothing of how it was made."""
+    """The event of a message, or None if the message is malformed; the check uses nothing of the generator."""
     try:
         event = json.loads(message.value)
         at = time_of(event)
@@ -79,7 +79,7 @@ def time_of(event: Event) -> datetime:
 
 
 def sessions(found: list[Event]) -> dict[str, list[Event]]:
-    """The events of each session, as the producer names them, in the order of their times."""
+    """The events of each of the producer's sessions, ordered by time."""
     by_id: dict[str, list[Event]] = defaultdict(list)
     for event in sorted(found, key=time_of):
         by_id[event["session_id"]].append(event)
@@ -214,7 +214,7 @@ def test_about_a_third_of_the_sessions_are_anonymous_as_long_as_customers_are_fr
 
 def test_funnel_is_walked_down_and_its_steps_are_as_frequent_as_in_a_shop(clean: list[Message]) -> None:
     by_id = sessions(events(clean))
-    # A session that was under way at the start lacks its beginning.
+    # A session that began before the start of the window lacks its first events.
     whole = [walk for walk in by_id.values() if time_of(walk[0]) >= START + timedelta(minutes=45)]
     assert len(whole) > 10_000
     reached: Counter[str] = Counter()
@@ -293,7 +293,7 @@ def test_events_per_session_are_as_many_as_the_rate_assumes(clean: list[Message]
 
 
 def find_defects(sent: list[Message]) -> Counter[str]:
-    """Find defects as ``DEFECTS`` says, knowing nothing of how they were made."""
+    """Find defects by the descriptions in ``DEFECTS``; the search uses nothing of the generator."""
     counts: Counter[str] = Counter()
     seen: set[bytes] = set()
     for message in sent:

@@ -36,5 +36,5 @@ def test_no_data_depends_on_the_wall_clock():
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and node.attr in forbidden
     ]
-    # What is produced live begins when it is produced; a replay is told where to begin.
+    # A live run begins at the present time; a replay gets its start as an argument.
     assert found == ["generators/produce_clickstream.py now"]

@@ -1,4 +1,4 @@
-"""What a table's log tells of who changed it: whether a table that is only added to has lost rows."""
+"""A table's log shows whether an append-only table has lost rows, and which commit removed them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def back_to(version: int | None) -> dict[str, Any]:
         ([MADE, ADDED, ADDED, back_to(None)], ("RESTORE (version 3)", 2)),
         ([MADE, ADDED, MOVED, GONE], ("DELETE (version 3)", 1)),
         ([MADE, ADDED, REPLACED], ("WRITE (version 2)", 1)),
-        # What was brought back is whole again, whatever was done before; and one may go back to what was moved.
+        # A RESTORE of the lost version makes the table complete again, whatever happened before. The restored version
+        # may also be the one after an OPTIMIZE.
         ([MADE, ADDED, ADDED, back_to(1), back_to(2)], None),
         ([MADE, ADDED, GONE, back_to(1), MOVED], None),
         ([MADE, ADDED, MOVED, GONE, back_to(2)], None),

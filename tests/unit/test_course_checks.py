@@ -1,4 +1,4 @@
-"""How checks are reported, and day 3's, which need files only: each against files that are not as they should be."""
+"""The reports of checks; and day 3's checks, which need only files, each against files with a mistake."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_a_report_leaves_a_receipt_also_if_it_fails(
     assert [entry["ok"] for entry in json.loads(checks.receipt_path(3, settings).read_text())] == [ok]
 
 
-# Day 3: files. Made once, copied for each test, and spoilt there.
+# Day 3: files. They are generated once, and each test makes a mistake in its own copy.
 
 MANIFEST = "The manifest lists files of customers and orders, the historical load first"
 FILES = "Every listed file is there, with the bytes and the lines that the manifest states"
@@ -214,11 +214,11 @@ def test_day_3_fails_if_a_kind_of_defect_was_not_counted(landing: Path, settings
     assert set(failures(settings)) == {DEFECTS}
 
 
-# Day 1: lineage. Day 4: counts. What the engine would answer is given.
+# Day 1: lineage. Day 4: counts. The tests give the engine's answers.
 
 
 def outcome(day: int, name: str, settings: Settings, **known: Any) -> tuple[bool, str]:
-    """Return whether the check of this name passes, and what it found, in a context that knows these answers."""
+    """Return whether the check of this name passes, and its finding, in a context with these answers."""
     context = registry.Context(NO_ENGINE, settings)
     vars(context).update(known)
     (entry,) = [entry for entry in checks.BY_DAY[day] if entry.name == name]
@@ -263,7 +263,7 @@ Ingested = dict[str, dict[str, tuple[int, int]]]
 
 
 def as_ingested(landing: Path) -> Ingested:
-    """Return what bronze holds after a right ingestion: per file its rows, and the malformed ones among them."""
+    """Return the content of bronze after a correct ingestion: for each file its rows, and how many are malformed."""
     manifest = Manifest.load(landing)
     ingested: Ingested = {}
     for source, batches in manifest.tables.items():
@@ -271,7 +271,7 @@ def as_ingested(landing: Path) -> Ingested:
         for batch in batches.values():
             malformed = batch.defects.get("malformed_line", 0)
             for file in batch.files:
-                # A file that was delivered again is as bad as the first time.
+                # A redelivered file has the same malformed row as the original.
                 ingested[source][file.path] = (file.rows, 1 if file.redelivery_of else malformed)
                 malformed = malformed if file.redelivery_of else 0
     return ingested

@@ -1,4 +1,4 @@
-"""Day 14's checks, each against a home that is not as it should be; the broker is played by what it says."""
+"""Day 14's checks, each against a home with a mistake; a stand-in gives the broker's answers."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from shared.settings import Settings
 NO_ENGINE = cast(Any, None)
 OWNER = Cluster("127.0.0.1:20000", "local", SecretStr("a secret of the home"), "SASL_PLAINTEXT", is_local=True)
 FILE, BROKER, NOWHERE = 0, 1, 2
-"""The checks, by their place."""
+"""The positions of the checks."""
 
 
 @pytest.fixture
 def broker(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[str]], None]:
-    """Makes a broker that accepts the first secret, the second, or what is revoked, as it is told."""
+    """Returns a function that makes a broker: of the secrets first, second and revoked, it accepts the given ones."""
 
     def play(accepts: set[str]) -> None:
         issued = [replace(OWNER, secret=SecretStr(text)) for text in ("first", "second")]

@@ -1,4 +1,4 @@
-"""The registry of days is the one place that lists them, and it agrees with the plan."""
+"""The registry is the only list of the days, and it agrees with the implementation plan."""
 
 from __future__ import annotations
 

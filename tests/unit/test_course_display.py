@@ -1,4 +1,4 @@
-"""What a notebook shows reads the same on every machine, and says with words what it says with colour."""
+"""A notebook's output reads the same on every machine, and words repeat everything that colour shows."""
 
 from __future__ import annotations
 

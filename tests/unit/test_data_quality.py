@@ -1,4 +1,4 @@
-"""AC-004, without an engine: quality rules as data, what they say of what was measured, and what is refused."""
+"""AC-004, without an engine: quality rules as data, their verdicts on measured values, and refused rules."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def table(*rules: dict[str, Any], target: str = ORDERS, **more: Any) -> TableRul
 
 
 def judged(rule: dict[str, Any], values: dict[str, Any] | None = None, by_day: Any = None, **more: Any) -> Verdict:
-    """Return what one rule says."""
+    """Return the verdict of one rule."""
     one = table({"name": "it", "severity": "fail", **rule}, target=more.pop("target", ORDERS))
     found = Measured({"rows": 1} | (values or {}), {one.days[0]: by_day or {}} if one.days else {})
     _, said = verdicts(one, found, more.pop("as_of", NIGHT), **more)
@@ -44,7 +44,7 @@ def judged(rule: dict[str, Any], values: dict[str, Any] | None = None, by_day: A
 
 
 def series(*values: float | None, name: str = "it", last: date = YESTERDAY) -> dict[date, dict[str, Any]]:
-    """Return days that end at the last whole day, without those whose value is None."""
+    """Return values by day, up to the last whole day, without days whose value is None."""
     days = [last - timedelta(days=back) for back in reversed(range(len(values)))]
     return {day: {name: value} for day, value in zip(days, values, strict=True) if value is not None}
 
@@ -194,7 +194,7 @@ def test_versions_are_added_and_none_is_taken_away():
     assert newest[ORDERS, "a"] == (3, first.fingerprints["a"])
 
 
-# What is usual
+# The usual range
 
 
 def test_the_median_is_not_moved_by_one_odd_day_and_the_mean_is():
@@ -264,7 +264,7 @@ def test_another_measure_has_no_value_on_a_day_without_rows():
 
 @pytest.mark.parametrize(("hours", "status"), [(0, "passed"), (12, "passed"), (12.01, "failed")])
 def test_fresh_is_measured_from_the_moment_that_is_asked_for(hours: float, status: str):
-    # As a row of the engine has it: this machine's local time, without a zone.
+    # In the form of the engine's rows: this machine's local time, without a time zone.
     newest = (NIGHT - timedelta(hours=hours)).astimezone().replace(tzinfo=None)
     said = judged({"kind": "fresh", "column": "at", "within_hours": 12}, {"it": newest})
     assert said.status == status

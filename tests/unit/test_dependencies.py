@@ -29,17 +29,17 @@ LAYERS = (
     ("shared.course",),
     ("shared.cli",),
 )
-"""From the ground up. A package stands for all its modules."""
+"""The layers, from the lowest up. A package includes all its modules."""
 
 BATCH = ("shared.bronze", "shared.layer", "shared.silver", "shared.gold", "shared.quality", "shared.pipeline")
-"""What works on a session that it is given: it starts no server, and asks none."""
+"""Modules that work on a given session: they neither start nor query a server."""
 
 APART = ("shared.silver", "shared.gold", "shared.streaming")
-"""What hands over tables, and no code."""
+"""Packages that share tables but no code."""
 
 
 def layer_of(module: str) -> int:
-    """The layer that names the module, or the package it is in. ``shared`` itself stands for its face only."""
+    """The layer of the module or of its package. ``shared`` itself means only the file ``shared/__init__.py``."""
     found = [
         number
         for number, names in enumerate(LAYERS)
@@ -69,7 +69,7 @@ def imports(file: Path, known: set[str]) -> Iterator[str]:
 
 @cache
 def graph() -> dict[str, set[str]]:
-    """Every module, with those of the project that it imports: at its top, inside a function, or for types only."""
+    """Every module and the project's modules that it imports: at its top, inside a function, or for types only."""
     files = modules()
     return {name: set(imports(file, set(files))) - {name} for name, file in files.items()}
 
@@ -85,7 +85,7 @@ def test_no_module_imports_from_a_layer_above_its_own() -> None:
 
 
 def test_modules_do_not_import_each_other_in_a_circle() -> None:
-    # Raises CycleError, which names the circle.
+    # A circle raises CycleError, which names its modules.
     assert len(list(TopologicalSorter(graph()).static_order())) == len(graph())
 
 
@@ -97,7 +97,7 @@ def test_the_batch_layers_know_no_server() -> None:
         new = graph()[following.pop()] - reached
         reached |= new
         following += new
-    # The package's face, `shared`, is there to connect to the engine.
+    # `shared` itself counts as well: its purpose is the connection to the engine.
     assert {name for name in reached if name == "shared" or is_in(name, ("shared.runtime",))} == set()
 
 

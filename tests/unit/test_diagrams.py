@@ -1,4 +1,4 @@
-"""The committed diagrams are the rendered ones, light the right box, and can be read by everybody."""
+"""The committed diagrams equal the rendered ones, light the right box, and are readable for everybody."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _load() -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up by name
+    sys.modules[spec.name] = module  # a dataclass looks up its module by name
     spec.loader.exec_module(module)
     return module
 
@@ -90,7 +90,7 @@ def test_every_day_of_the_course_has_a_box() -> None:
 
 
 def test_text_stays_inside_its_box() -> None:
-    # Widths of the widest common fallback, DejaVu: a text that fits there fits in the others.
+    # Widths of DejaVu, the widest common fallback font: a text that fits in it fits in the others.
     em = {
         "code": (12, 0.602),
         "title": (16, 0.70),

@@ -28,7 +28,7 @@ CENT = Decimal("0.01")
 
 
 def section(text: str, heading: str) -> str:
-    """The text under a heading, up to the next heading of its level or above."""
+    """The text below a heading, up to the next heading of the same or a higher level."""
     level = heading.split(" ")[0]
     _, found, rest = text.partition(f"\n{heading}\n")
     assert found, f"no heading {heading!r}"
@@ -36,7 +36,7 @@ def section(text: str, heading: str) -> str:
 
 
 def rows(text: str) -> list[list[str]]:
-    """The cells of every table row in the text, without header and rule."""
+    """The cells of every table row in the text, without the header and the line below it."""
     lines = [line for line in text.splitlines() if line.startswith("|")]
     rules = {i for i, line in enumerate(lines) if re.fullmatch(r"[|\s:-]+", line)}
     return [
@@ -169,11 +169,11 @@ def test_worked_revenue_follows_the_definition() -> None:
 PLUMBING = re.compile(
     r"spark\.(master|app\.name|driver\.|local\.dir|connect\.grpc\.|sql\.(warehouse\.dir|extensions|catalog\.)|openlineage\.)"
     r"|spark\.(extraListeners|ui\.showConsoleProgress)$"
-    # These have stock's value; it is written down so that no other default takes its place.
+    # These settings have the stock value. They are set explicitly so that no other default replaces it.
     r"|spark\.sql\.(catalogImplementation|ansi\.enabled|execution\.arrow\.pyspark\.enabled)$"
     r"|spark\.sql\.pyspark\.jvmStacktrace\.enabled$|spark\.databricks\.delta\.properties\.defaults\."
 )
-"""Places, addresses and plug-ins: they change nothing that a query does."""
+"""Paths, addresses and plug-ins: they do not change what a query does."""
 
 
 def test_lesson_1_discloses_every_setting_that_is_not_stock_spark() -> None:

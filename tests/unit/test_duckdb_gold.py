@@ -36,7 +36,7 @@ ORDER = {
 
 
 class Shop:
-    """A landing volume to which lines are delivered; it opens with one product."""
+    """A landing volume to which lines are delivered; at first it has one product."""
 
     def __init__(self, raw):
         self.raw = raw
@@ -64,7 +64,7 @@ class Shop:
         return self.gold()["daily_sales_summary"]
 
     def units(self):
-        """Return the units sold of all orders that count, which tells which state of an order was taken."""
+        """Return the units of all orders that count; they show which state of an order was used."""
         return sum(row[2] for row in self.gold()["product_performance"])
 
 
@@ -104,7 +104,7 @@ def test_every_figure_of_a_small_shop(shop):
             ("C-4", 1, first, first, money("100.00"), "High"),
         ],
         "product_performance": [
-            # P-1 and P-2 share the second place of their category, so that nothing is third.
+            # P-1 and P-2 share the second place of their category, so no product has the third place.
             ("P-1", "Home", 3, money("27.52"), 2),
             ("P-2", "Home", 1, money("27.52"), 2),
             ("P-3", "Toys", 1, money("50.00"), 1),
@@ -316,7 +316,7 @@ def test_delivering_an_order_from_the_future_again_does_not_make_it_good(shop):
 def test_columns_are_matched_by_the_header_of_each_file(shop):
     shop.orders({})
     columns = {**dict(reversed({**ORDER, "order_id": "O-2", "quantity": "3"}.items())), "note": '"a, b"'}
-    # As some editors write it: with a byte order mark, and without an end of the last line.
+    # As some editors write it: with a byte order mark, and without a line end after the last line.
     shop.text("orders", "\ufeff" + ",".join(columns) + "\r\n" + ",".join(columns.values()), file="b.csv")
     assert shop.units() == 4
 

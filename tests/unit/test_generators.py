@@ -1,4 +1,4 @@
-"""What the generated files promise: the same bytes, a shop that makes sense, and defects that can be counted."""
+"""The guarantees of the generated files: the same bytes, a plausible shop, and defects that can be counted."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ Row = dict[str, str]
 
 
 def csv_files(out: Path) -> dict[str, str]:
-    """Path to SHA-256 of every CSV file below a directory."""
+    """The SHA-256 of every CSV file below a directory, by path."""
     files = sorted(out.rglob("*.csv"))
     return {str(f.relative_to(out)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
@@ -83,7 +83,7 @@ def lines(path: Path) -> Iterator[list[str]]:
 
 
 def batches(out: Path, table: str) -> dict[str, list[list[str]]]:
-    """Batch date to the lines of all its files, header left out."""
+    """The lines of all files of each batch date, without headers."""
     found: dict[str, list[list[str]]] = {}
     for folder in sorted((out / table).glob("*")):
         found[folder.name] = []
@@ -134,7 +134,7 @@ def fits(table: str, line: list[str]) -> bool:
 
 
 def find_defects(out: Path) -> dict[str, dict[str, Counter[str]]]:
-    """Find defects as ``HOW_TO_FIND`` says, knowing nothing of how they were made."""
+    """Find defects by the descriptions in ``HOW_TO_FIND``; the search uses nothing of the generators."""
     found: dict[str, dict[str, Counter[str]]] = {}
     delivered_keys: dict[str, dict[str, set[str]]] = {}
     for table in TABLES:
@@ -211,7 +211,7 @@ def flawed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_bytes_are_those_of_every_machine(tmp_path: Path) -> None:
-    """If this fails, the same seed gives other files than before: raise VERSION in generators/plan.py."""
+    """If this test fails, the same seed gives other files than before: raise VERSION in generators/plan.py."""
     generate(tmp_path, scale=0.02, seed=42, defects=0.05, days=3)
     digest = {table: hashlib.sha256() for table in TABLES}
     for name, sha256 in csv_files(tmp_path).items():
@@ -278,7 +278,7 @@ def test_another_seed_gives_other_files(tmp_path: Path) -> None:
 
 
 def test_stream_is_splitmix64() -> None:
-    """Against the algorithm written out in Python's own integers."""
+    """Compares the stream with the algorithm in Python's own integers."""
     stream = random_streams.Stream(42, "x")
     key = int.from_bytes(hashlib.sha256(b"42/x").digest()[:8], "little")
 
@@ -395,7 +395,7 @@ def test_second_run_in_the_same_directory_is_refused(tmp_path: Path) -> None:
 
 
 def test_full_disk_is_an_error_that_names_file_and_free_space(tmp_path: Path) -> None:
-    """A real refusal of the operating system: no file of this process may be longer than 64 kB."""
+    """The operating system really refuses the write: no file of this process may be longer than 64 kB."""
     pytest.importorskip("resource")
     code = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))\n"
@@ -526,7 +526,7 @@ def test_bar_is_shown_on_a_terminal_only_if_it_takes_long(tmp_path: Path) -> Non
         subprocess.run([sys.executable, "-c", code], check=True, stderr=terminal, timeout=60)
         os.close(terminal)
         shown[patience] = b""
-        with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+        with contextlib.suppress(OSError):  # Linux raises it when the other end is closed
             while chunk := os.read(reader, 65536):
                 shown[patience] += chunk
         os.close(reader)
@@ -726,7 +726,7 @@ def test_unit_price_is_the_list_price_at_that_time(clean: Path) -> None:
     changed_today = checked = 0
     for row in rows(clean, "orders"):
         known = [p for since, p in price[row["product_id"]] if since <= row["order_ts"]]
-        if known:  # else the product changed after the order, and the historical file has only the new price
+        if known:  # otherwise the product changed after the order, and the historical file has only the new price
             assert row["unit_price"] == known[-1]
             checked += 1
             changed_today += len(price[row["product_id"]]) > 1

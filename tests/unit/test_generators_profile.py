@@ -1,4 +1,4 @@
-"""The picture of the shop shows what the files hold."""
+"""The figure of the shop agrees with the files."""
 
 from __future__ import annotations
 

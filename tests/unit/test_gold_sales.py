@@ -1,4 +1,4 @@
-"""AC-005: the sales of a day, against plain Python, to the cent. Needs the engine, and no table."""
+"""AC-005: the sales of a day agree with plain Python to the cent. The tests need the engine, but no table."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STATUSES = ("pending", "confirmed", "shipped", "delivered", "cancelled", "return
 
 
 class Order(NamedTuple):
-    """The columns of ``silver.orders_clean`` that sales are made of."""
+    """The columns of ``silver.orders_clean`` from which sales are computed."""
 
     order_date: date = DAY
     category: str = "Toys"
@@ -40,7 +40,7 @@ SCHEMA = (
 
 
 def worked_out(orders: Iterable[Order]) -> dict[tuple[date, str], tuple]:
-    """Return the summary of these orders as plain Python computes it: day and category to the columns after them."""
+    """Return the summary of these orders, computed in plain Python: the other columns by day and category."""
     groups: dict[tuple[date, str], list[Order]] = defaultdict(list)
     for order in orders:
         if order.status not in ("cancelled", "returned"):
@@ -61,7 +61,7 @@ def worked_out(orders: Iterable[Order]) -> dict[tuple[date, str], tuple]:
 
 @pytest.fixture(scope="module")
 def sales(spark):
-    """Returns the table as the declaration makes it from orders: day and category to the columns after them."""
+    """Returns a function that computes the declared table from orders: the other columns by day and category."""
     definition = gold.TABLES.definition(SALES)
 
     def computed(orders: Iterable[Order]) -> dict[tuple[date, str], tuple]:

@@ -1,4 +1,4 @@
-"""uv asks what pip would ask, and pip takes over where uv does not work."""
+"""uv asks the same index as pip, and pip takes over where uv does not work."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_progress_follows_pip_too():
 
 @pytest.fixture
 def commands(monkeypatch):
-    """The installers' commands instead of their work; those that contain one of the words fail."""
+    """Records the installers' commands instead of running them; commands with one of the words fail."""
     ran: list[list[str]] = []
     failing: list[str] = []
 

@@ -1,4 +1,4 @@
-"""An instant that a row holds, told to Spark as SQL, far from UTC: a bound that is hours off would miss its rows."""
+"""An instant from a row becomes SQL for Spark, on a machine far from UTC: a bound that is hours off would miss rows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def far_from_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def as_in_a_row(moment: datetime) -> datetime:
-    """Return an instant as Spark's rows hold it: in this machine's time, without a zone."""
+    """Return an instant as in Spark's rows: in this machine's local time, without a time zone."""
     return datetime.fromtimestamp(moment.timestamp())
 
 

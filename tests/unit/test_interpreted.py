@@ -1,4 +1,4 @@
-"""A small run is interpreted, and its session is afterwards as it was before."""
+"""A small run is interpreted, and afterwards its session has the same settings as before."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ FOUND = {name: f"{name} as it was" for name in INTERPRETED}
 
 
 class Session:
-    """What :func:`interpreted` asks of a session: its settings."""
+    """The part of a session that :func:`interpreted` uses: its settings."""
 
     def __init__(self) -> None:
         self.settings = dict(FOUND)
         self.conf = self
         self.is_gone = False
         self.in_vain = 0
-        """How often it was asked after its engine was gone; the real one would try again for minutes."""
+        """How often it was used after its engine was gone; a real session would try again for minutes."""
 
     def get(self, name: str) -> str:
         return self.settings[name]
@@ -30,7 +30,7 @@ class Session:
 
 
 class SparkConnectGrpcException(Exception):
-    """Named as the error of an engine that is gone."""
+    """Has the name of the error that an ended engine causes."""
 
 
 def test_settings_are_set_back_after_the_block():

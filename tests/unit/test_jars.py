@@ -26,7 +26,7 @@ def cache(settings, tmp_path):
 
 
 def resolver(tmp_path: Path, script: str) -> Path:
-    """A Java home whose launcher answers as this script does, in place of the resolver."""
+    """A Java home whose launcher is this script, which replaces the resolver."""
     home = tmp_path / "jdk"
     (home / "bin").mkdir(parents=True)
     (home / "release").write_text('JAVA_VERSION="21.0.1"\n')
@@ -35,7 +35,7 @@ def resolver(tmp_path: Path, script: str) -> Path:
     return home
 
 
-# The directory to retrieve into is the pattern after -retrieve, without its last part.
+# The target directory is the pattern after -retrieve, without its last part.
 DELIVER = 'for last; do :; done; mkdir -p "$(dirname "$last")"; printf "%s" "{}" > "$(dirname "$last")/thing-1.0.jar"'
 
 

@@ -65,7 +65,7 @@ def test_without_any_java_everything_that_was_looked_at_is_listed(settings, tmp_
 
 
 def test_the_token_is_in_a_private_file_and_not_on_the_command_line(settings, tmp_path):
-    """Every user of a machine may list its processes and their arguments."""
+    """Every user of a machine can list its processes and their arguments."""
     argfile, conf = tmp_path / "engine.args", {"spark.connect.authenticate.token": "hunter2"}
     command = engine.java_command(settings, java.find_java(settings), [Path("a.jar")], conf, [], argfile)
     assert command[1:] == [f"@{argfile}"]

@@ -1,4 +1,4 @@
-"""The producer against a Kafka that lives in the client library: what is sent arrives, and what does not is said."""
+"""The producer, tested with the client library's own mock of Kafka: messages arrive, or the producer reports them."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ Config = dict[str, Any]
 
 
 def address(broker: Producer) -> Config:
-    """Where the cluster is that lives in this client; asked for by name, its topic is made."""
+    """The address of the mock cluster in this client. A request for the topic by name creates the topic."""
     brokers = broker.list_topics(TOPIC, timeout=5).brokers
     return {"bootstrap.servers": ",".join(f"{b.host}:{b.port}" for b in brokers.values())}
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Config]:
-    """Client configuration of a cluster of one broker, which has the topic."""
+    """The client configuration of a cluster with one broker and the topic."""
     broker = Producer({"test.mock.num.brokers": 1, "log_level": 0})
     yield address(broker)
     broker.close()
@@ -57,7 +57,7 @@ class Record:
 
 
 class Topic:
-    """Reads what has been added to the topic since it was made."""
+    """Reads the records that were added to the topic since this object was created."""
 
     def __init__(self, cluster: Config) -> None:
         self._consumer = Consumer({**cluster, "group.id": "test", "enable.auto.commit": False, "log_level": 0})
@@ -68,7 +68,7 @@ class Topic:
         return int(self._consumer.get_watermark_offsets(TopicPartition(TOPIC, partition), timeout=5)[1])
 
     def read(self) -> list[Record]:
-        """The records added, partition by partition."""
+        """The added records, partition by partition."""
         ends = [self._end(start.partition) for start in self._starts]
         missing = sum(ends) - sum(start.offset for start in self._starts)
         self._consumer.assign(self._starts)
@@ -110,7 +110,7 @@ def events(records: list[Record]) -> dict[str, dict[str, Any]]:
 
 
 def assert_describes(manifest: ClickstreamManifest, records: list[Record]) -> None:
-    """The account agrees with what a consumer finds."""
+    """Assert that the manifest agrees with what a consumer finds."""
     found = list(events(records).values())
     assert manifest.sent == manifest.delivered == len(records)
     assert manifest.failed == 0
@@ -262,7 +262,7 @@ def test_live_run_sends_each_event_when_its_time_has_come(
     assert manifest.plan.start == datetime.fromtimestamp(int(begun) - 5, UTC)
     assert 300 < manifest.events < 500
     assert manifest.delivered == len(topic.read())
-    assert min(lags) > -0.001  # the two clocks are read one after the other
+    assert min(lags) > -0.001  # the two clocks are not read at the same instant
     assert lags[0] > 4
     assert max(lags[-20:]) < 3
 
@@ -357,11 +357,11 @@ def test_second_ctrl_c_gives_up(cluster: Config, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(produce_clickstream, "Producer", Stuck)
     with pytest.raises(KeyboardInterrupt):
         ask(cluster, tmp_path, speedup=1000)
-    Producer.flush(made[0], 30)  # else what waits comes into the next test
+    Producer.flush(made[0], 30)  # otherwise the waiting messages would arrive during the next test
     assert list(tmp_path.iterdir()) == []
 
 
-# --- what does not arrive is said ----------------------------------------------------------------------------------
+# --- undelivered messages are reported -----------------------------------------------------------------------------
 
 
 def manifest_in(folder: Path) -> ClickstreamManifest:
@@ -399,7 +399,7 @@ def test_broker_that_stays_away_ends_the_run(tmp_path: Path, monkeypatch: pytest
     end = threading.Thread(target=broker.close)
 
     class Forsaken(Producer):
-        """Loses its broker once a message was delivered."""
+        """Loses its broker after the first delivered message."""
 
         def produce(self, topic: str, value: bytes, key: bytes, on_delivery: Any) -> None:
             def delivered(error: Any, message: Any) -> None:
@@ -427,7 +427,7 @@ def test_refused_credentials_end_the_run_and_what_waits_is_given_up(
     cluster: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Revoked(Producer):
-        """Keeps what it is given, and hears after 100 messages that its key is no longer valid."""
+        """Keeps its messages, and after 100 messages learns that its key is no longer valid."""
 
         def __init__(self, config: Config) -> None:
             super().__init__({**config, "linger.ms": 60_000, "message.timeout.ms": 120_000})
@@ -524,7 +524,7 @@ def test_manifest_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 def program(cluster: Config, *arguments: str, home: Path, **given: Any) -> subprocess.Popen[str]:
-    """Start the program in a process of its own. It connects to this cluster, which knows no credentials."""
+    """Start the program in a process of its own. It connects to this cluster, which needs no credentials."""
     code = (
         "from types import SimpleNamespace; from shared.runtime import kafka\n"
         f"kafka.connect = lambda settings: SimpleNamespace(client_config=lambda: {cluster!r})\n"

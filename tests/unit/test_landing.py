@@ -112,7 +112,7 @@ def test_a_file_that_cannot_be_read_is_one_line_and_holds_up_no_other(tmp_path):
     wrong = {name: problem for name, problem in refused.items() if REFUSED[name][1] not in problem}
     assert wrong == {}
     assert not [problem for problem in refused.values() if "\n" in problem or len(problem) > 250]
-    # What the page for people with data of their own explains is said in these words.
+    # The page for readers with data of their own explains these messages.
     page = (CHECKOUT / "docs" / "own-data.md").read_text(encoding="utf-8")
     table = page.split("| refusal |")[1].split("\n\n")[0]
     explained = [words for row in table.splitlines()[2:] for words in re.findall("`([^`]+)`", row.split("|")[1])]

@@ -1,4 +1,4 @@
-"""A secret that was handed out does not show in what the process writes, however it got there."""
+"""A secret that was handed out never appears in the output of the process, on whatever way it got there."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SECRET = 'p"w\\ü/+ of-the-masking-tests'
 
 @pytest.fixture
 def known(settings) -> str:
-    """A secret that a client has been given."""
+    """A secret that was handed out to a client."""
     secrets.put("OF_A_CLIENT", SECRET, settings)
     return secrets.get("OF_A_CLIENT", settings).get_secret_value()
 

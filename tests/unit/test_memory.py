@@ -1,4 +1,4 @@
-"""How much memory there is: read from control groups as a fake ``/proc`` names them, v1 and v2, nested."""
+"""The memory limit, read from the control groups in a fake ``/proc``: v1 and v2, nested."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ UNLIMITED_V1 = str(9223372036854771712)
 
 
 def fake_proc(tmp_path: Path, groups: str, mounts: dict[str, tuple[str, str]], files: dict[str, str]) -> Path:
-    """A ``/proc`` whose process is in these groups; mounts by directory: the root that they show, and their system."""
+    """A ``/proc`` whose process is in these groups. Each mount has a directory, its root and its file system."""
     proc = tmp_path / "proc"
     (proc / "self").mkdir(parents=True)
     (proc / "self" / "cgroup").write_text(groups)
@@ -142,7 +142,7 @@ def with_limit(monkeypatch: pytest.MonkeyPatch, mb: int) -> None:
 
 
 def options(settings, tmp_path: Path) -> str:
-    """The options with which the engine would be started."""
+    """The options of the engine's command."""
     from shared.runtime.java import find_java
 
     engine.java_command(settings, find_java(settings), [], {}, [], tmp_path / "engine.args")
@@ -240,7 +240,7 @@ def test_where_nobody_counts_nobody_was_killed(tmp_path):
 
 @pytest.fixture
 def record(tmp_path) -> ServerRecord:
-    """The record of an engine that has ended, in a group in which the system has killed four processes until then."""
+    """The record of an engine that has ended. In its group the system had killed four processes before."""
     ended = subprocess.Popen([sys.executable, "-c", ""])
     created = psutil.Process(ended.pid).create_time()
     ended.wait()

@@ -1,4 +1,4 @@
-"""Metadata as data: what a declaration may say, and that everything wrong with all of them is told at once."""
+"""Declarations of tables: the allowed content, and one error that reports the problems of all declarations."""
 
 from __future__ import annotations
 
@@ -281,7 +281,7 @@ def test_a_rule_reads_the_same_from_the_file_and_from_the_control_table():
 
 
 def test_a_fingerprint_changes_with_what_decides_the_rows_and_with_nothing_else():
-    """A table whose definition has another fingerprint than its rows were made by is made anew."""
+    """If the fingerprint of a definition differs from the one that made a table's rows, the table is rebuilt."""
     rule = {"name": "city_is_known", "expect_or_quarantine": "city IS NOT NULL", "limit": "a city"}
     deciding = [
         {"rules": [rule]}, {"rules": [rule | {"limit": "any city"}]}, {"source": "bronze.folk"}, {"columns": []},

@@ -1,6 +1,6 @@
-"""The mutants fit the sources and name tests that are there; and what runs them is not to be fooled.
+"""The mutants fit the sources and name existing tests, and the program that runs them gives no false verdict.
 
-Whether each is killed, `make mutants` tells.
+`make mutants` shows whether each mutant is killed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def test_a_mutant_fits_the_sources_and_names_tests_that_are_there(mutant: Mutant
         )
 
 
-# A small project, and what becomes of its mutants. Each run of pytest takes a second or two, so there are few.
+# A small project and its mutants. There are few runs, because each run of pytest takes a second or two.
 
 RED, GREEN, BLUE = (f"test_sums.py::test_{name}" for name in ("red", "green", "blue"))
 
@@ -71,7 +71,7 @@ def test_a_mutant_is_killed_by_a_test_that_passes_without_it_and_is_taken_back(c
     assert (killed.verdict, killed.detail) == ("killed", f"{GREEN}[1]: assert 1 == (1 + 1)")
     assert (copy.tree / "sums.py").read_text() == "def double(x):\n    return 2 * x\n"
 
-    # Not even tried: what is red anyway, what is not there, what does not fit.
+    # These are not tried: a test that already fails, a test that does not exist, a text that does not fit.
     for one, told in (
         (mutant(tests=(GREEN, RED)), f"{RED} does not pass on the unchanged sources: assert 2 == 3"),
         (mutant(tests=(BLUE,)), f"{BLUE} does not pass on the unchanged sources"),
@@ -115,7 +115,7 @@ def test_mutants_are_chosen_by_name_or_topic_and_an_unknown_one_is_refused(capsy
     assert all(one.name in told and one.wrong in told for one in MUTANTS)
 
 
-# What a reader's own test is told on day 16.
+# The judgement of a reader's own test on day 16.
 
 
 def doubled(test) -> str:

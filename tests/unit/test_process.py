@@ -67,7 +67,7 @@ def test_stop_ends_the_process_and_its_children(child):
 
 
 def test_a_process_whose_starter_lives_on_is_ended_without_waiting_for_its_starter():
-    # It stays a zombie for as long as its starter, which may be a notebook's kernel, does not ask how it ended.
+    # The process stays a zombie until its parent, which may be a notebook's kernel, reads its exit code.
     code = "import subprocess, sys; print(subprocess.Popen(['sleep', '600']).pid, flush=True); sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as starter:
         assert starter.stdout

@@ -1,4 +1,4 @@
-"""The log as one run uses it: read once, written when there is something to keep, never lost."""
+"""One run's use of the log: it reads the log once, writes it when there is something to keep, and loses nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shared import run_log
 from shared.run_log import LastRuns, Log, Status, TableRun
 
 NOBODY: Any = None
-"""No session: nothing here asks the engine."""
+"""No session: nothing here uses the engine."""
 
 
 def ran(table: str, status: Status = "succeeded", run_id: str = "now") -> TableRun:
@@ -20,7 +20,7 @@ def ran(table: str, status: Status = "succeeded", run_id: str = "now") -> TableR
 
 @pytest.fixture
 def table(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
-    """What was read from the log's table and written to it."""
+    """The reads from the log's table and the writes to it."""
     done: dict[str, list[Any]] = {"reads": [], "commits": []}
     before = ran("silver.orders", run_id="before")
 

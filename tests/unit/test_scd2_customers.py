@@ -1,7 +1,7 @@
 """The customer dimension: AC-003, the known hard cases, and agreement with the reference over random histories.
 
-A run compares 2,000 random histories in Spark, in one frame, with ``scd2_reference``, and holds the reference itself
-against 500 random reorderings and re-deliveries.
+A run compares 2,000 random histories, in one DataFrame in Spark, with ``scd2_reference``. It tests the reference itself
+with 500 random reorderings and re-deliveries.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from shared.silver import events, gate, metadata, scd2
 CUSTOMERS = next(one for one in metadata.TABLES.declared() if one.target == "silver.dim_customers")
 
 KEYS, EVENTS = 2_000, 8
-"""Customers whose random histories are compared, and at most so many deliveries of each."""
+"""The number of customers with random histories, and the most deliveries of each."""
 
 
 def accepted(spark, rows, definition=CUSTOMERS):
@@ -46,7 +46,7 @@ def dimension(spark, rows, definition=CUSTOMERS):
 
 
 def rows_of(frame) -> list[reference.Version]:
-    # By Arrow: collected rows have instants without a zone.
+    # With Arrow, because collected rows have instants without a time zone.
     return versions_in(frame.toArrow().to_pylist())
 
 
@@ -85,7 +85,7 @@ def test_the_reference_tells_the_same(case):
 
 
 def test_38_a_column_that_arrives_later_starts_no_versions(spark, histories):
-    """Delivered aside by bronze it is no part of an event; tracked, and NULL so far, it is no change either."""
+    """A column that bronze keeps aside is not part of an event. A tracked column that is NULL so far is no change."""
     aside = [row | {"_extra": {"loyalty": "gold"}} for row in rows_of_all_cases()]
     without = tuple(name for name in CUSTOMERS.tracked_columns if name != "postal_code")
     before_it_came = CUSTOMERS.model_copy(update={"tracked_columns": without})
@@ -112,7 +112,8 @@ def test_a_row_of_the_dimension_says_what_its_columns_promise(spark):
 
 # P1: the dimension is a function of the set of events.
 
-# Few instants, values and files, so that ties, unchanged runs, NULLs and re-deliveries are the rule. One draw an event.
+# There are few instants, values and files, so that ties, unchanged runs, NULLs and re-deliveries are common. Each event
+# is one draw.
 DELIVERIES = [
     Delivery("?", sequence, tracked, untracked, tracked == "deleted", batch, f"{batch}{file}.csv")
     for sequence, tracked, untracked, (batch, file) in every(
@@ -121,8 +122,8 @@ DELIVERIES = [
 ]
 HISTORIES = st.lists(st.sampled_from(DELIVERIES), min_size=1, max_size=EVENTS)
 
-# Deterministic, as everything here. A frame costs seconds, so all histories are drawn first and compared in one; a
-# failing one is made smaller by looking at the one customer in question and not by trying other frames.
+# Deterministic, like all tests. A DataFrame costs seconds, so all histories are drawn first and compared in one
+# DataFrame. A failure shows the one customer with a difference, instead of trying smaller DataFrames.
 in_spark = settings(max_examples=KEYS, derandomize=True, database=None, deadline=None, phases=[Phase.generate])
 in_memory = settings(max_examples=500, derandomize=True, database=None, deadline=None)
 
@@ -144,7 +145,7 @@ def keyed(histories: list[list[Delivery]]) -> list[Delivery]:
 
 
 def compare(found, deliveries: list[Delivery]) -> None:
-    """Compare with the reference; a difference is shown for one customer, with its deliveries."""
+    """Compare with the reference; a failure shows one customer with a difference, with its deliveries."""
     wanted, there = told(reference.versions(deliveries)), told(rows_of(found))
     for key in sorted(wanted.keys() | there.keys()):
         said = "\n".join(str(event) for event in deliveries if event.key == key)

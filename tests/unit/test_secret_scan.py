@@ -1,4 +1,4 @@
-"""`make secrets-scan` finds what was committed and removed again, and lets through what is no secret."""
+"""`make secrets-scan` finds a secret that was committed and removed again, and accepts text that is no secret."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shared.settings import CHECKOUT
 DRAWN = random.Random(14)
 HEX = "".join(DRAWN.choices("0123456789abcdef", k=32))
 LONG = "".join(DRAWN.choices("ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnpqrstuvwxyz23456789", k=43))
-# Put together here: the scanner reads this file, too.
+# The secrets are assembled here, because the scanner reads this file too.
 PLANTED = {
     "databricks-api-token": ("dapi" + HEX, "DATABRICKS_TOKEN = "),
     "github-pat": ("ghp_" + LONG[:36], "TOKEN = "),
@@ -48,14 +48,14 @@ def repository(tmp_path: Path) -> Path:
 
 @cache
 def built() -> bool:
-    """Whether gitleaks is here. On GitHub's machines it must be."""
+    """Whether gitleaks is installed. On GitHub's machines it must be."""
     done = subprocess.run(["make", "--silent", "gitleaks"], cwd=CHECKOUT, capture_output=True, text=True)
     assert done.returncode == 0 or "GITHUB_ACTIONS" not in os.environ, done.stderr
     return done.returncode == 0
 
 
 def scan(repository: Path) -> subprocess.CompletedProcess[str]:
-    """The scan of ``make``, of another repository than this one."""
+    """Run the scan of ``make`` on another repository."""
     if not built():
         pytest.skip("gitleaks could not be built here: it needs Go, and what Go fetches")
     return subprocess.run(

@@ -1,4 +1,4 @@
-"""The start-up cache: its name, and that nothing half-made is ever taken for whole. A script stands for the JVM."""
+"""The start-up cache: its name, and that an incomplete cache is never used. A script takes the place of the JVM."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shared.runtime.java import Java
 from shared.settings import CHECKOUT
 
 MAKES = 'for a in $(tr -d \'"\' < "${1#@}"); do case $a in -XX:SharedArchiveFile=*) f=${a#*=};; esac; done; '
-"""The beginning of a JVM's script: finds out which file it is to make."""
+"""The beginning of the script that replaces the JVM: it finds the path of the file to make."""
 
 
 def jvm(home: Path, script: str = "", version: str = "25.0.2") -> Java:
@@ -39,7 +39,7 @@ def cache(settings, tmp_path):
 
 @pytest.fixture
 def installed(monkeypatch, tmp_path):
-    """Lets pyspark be installed in a virtual environment of this name, with two jars."""
+    """Returns a function that installs a pyspark with two jars in a virtual environment of this name."""
 
     def install(name: str) -> Path:
         directory = tmp_path / name / "jars"
@@ -184,7 +184,7 @@ def test_what_was_not_used_for_long_or_left_half_made_is_removed(cache):
 
 @pytest.fixture
 def prepared(cache, installed, monkeypatch, tmp_path):
-    """A machine with its jars, a JVM that makes caches, and a list of the processes that were started."""
+    """A machine with its jars and a JVM that makes caches; provides a list of the started processes."""
     installed("one")
     java = jvm(tmp_path / "jdk", 'printf whole > "$f"')
     started: list[tuple[list[str], dict[str, str]]] = []

@@ -6,7 +6,7 @@ from shared.runtime.waiting import waiting_for
 
 
 class Shown:
-    """Stands for a notebook's cell: the text below it, as it was shown and then updated."""
+    """A stand-in for a notebook's cell: the text below it, as first shown and then updated."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []

@@ -1,4 +1,4 @@
-"""The workflows call the gates of `.ci/run`, hold no known hole, and a broken copy of each is refused by its gate."""
+"""The workflows call the gates of `.ci/run` and have no known weakness, and its gate refuses a broken copy of each."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_the_schedule_is_at_two_in_the_morning() -> None:
 
 
 def zizmor(folder: Path) -> subprocess.CompletedProcess[str]:
-    """Ask zizmor as `make workflows` does."""
+    """Run zizmor as `make workflows` does."""
     (line,) = re.findall(r"^\t\$\(BIN\)/zizmor (.+)$", (CHECKOUT / "Makefile").read_text(), re.MULTILINE)
     arguments = [".github" if part == ".github" else part for part in line.split()]
     return subprocess.run(
@@ -248,7 +248,7 @@ def test_a_job_without_steps_is_refused_with_those_that_have_some(tmp_path: Path
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """A checkout in small: one file that git knows, one that it does not, one that it ignores."""
+    """A small checkout with a file that git tracks, a new file, and an ignored file."""
     root = tmp_path / "small"
     root.mkdir()
     subprocess.run(["git", "init", "--quiet", root], check=True)
@@ -303,7 +303,7 @@ def test_dev_comes_before_prod_and_prod_behind_its_gate() -> None:
 
 @pytest.fixture
 def smoke(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
-    """The rehearsal with a small wheel, and a nightly job that does as it is told: exchange `smoke[0]`."""
+    """The rehearsal with a small wheel and a stand-in for the nightly job, whose result is `smoke[0]`."""
     import zipfile
 
     from shared.delivery import jobs, records
