@@ -53,7 +53,7 @@ class PipelineRun:
 
     @property
     def ok(self) -> bool:
-        """Whether every table is in order, and every file that was meant to be read could be."""
+        """Whether every table is in order, and every file that should be read could be read."""
         return not self.refused and all(table.status in GOOD for table in self.tables)
 
     @property

@@ -10,7 +10,7 @@ MAD_TO_SIGMA = 1.4826
 """The median absolute deviation of normally distributed values, times this, is their standard deviation."""
 
 MEAN_AD_TO_SIGMA = 1.2533
-"""The same of the mean absolute deviation."""
+"""The same factor for the mean absolute deviation."""
 
 
 def usual_range(window: Sequence[float], method: Literal["mad", "mean"], sensitivity: float) -> tuple[float, float]:

@@ -114,7 +114,7 @@ def account(rows: DataFrame, cluster: Cluster, topic: str) -> Account:
 
 
 def position(checkpoint: Path, topic: str) -> dict[int, int] | None:
-    """Return for each partition the offset after the last one that the stream to bronze has read; None before it began.
+    """Return the offset after the last one that the stream to bronze read, by partition; None before its first run.
 
     Args:
         checkpoint: the query's own directory.
