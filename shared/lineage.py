@@ -27,10 +27,12 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote
 
@@ -257,6 +259,34 @@ def captured(settings: Settings | None = None) -> Captured:
         reader.unreadable,
         has_log,
     )
+
+
+def captured_with(
+    edges: Iterable[tuple[str, str]], settings: Settings | None = None, seconds: float = 15.0
+) -> Captured:
+    """Return what was captured as soon as the engine has shown these edges, each a source and a target.
+
+    The engine writes an event after it has answered the query, so an edge may come a moment later than its rows.
+
+    Raises:
+        LineageError: if they are not there after so many seconds, with those that are missing.
+
+    Example:
+        >>> lineage.captured_with([("silver.orders_clean", "gold.daily_sales_summary")])
+    """
+    due, end = set(edges), time.monotonic() + seconds
+    while True:
+        found = captured(settings)
+        missing = due - {(edge.source, edge.target) for edge in found.edges if edge.captured_by == "engine"}
+        if not missing:
+            return found
+        if time.monotonic() > end:
+            named = ", ".join(f"{source} -> {target}" for source, target in sorted(missing))
+            raise LineageError(
+                f"The engine has shown no {named} within {seconds:g} s.",
+                "SHOPMETRICS_LINEAGE_EVENTS=true, `shopmetrics down`, then make the table in full once more",
+            )
+        Event().wait(0.2)
 
 
 def table_of(dataset: dict[str, Any]) -> str | None:

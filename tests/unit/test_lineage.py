@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -184,6 +185,18 @@ def test_the_same_events_again_show_nothing_new(settings: Settings) -> None:
     again = lineage.captured(settings)
     assert (again.edges, again.columns) == (once.edges, once.columns)
     assert again.events == 20 * once.events
+
+
+def test_an_event_that_comes_late_is_waited_for_and_one_that_never_comes_is_named(settings: Settings) -> None:
+    edge = ("silver.orders_clean", "gold.customer_ltv")
+    logged(settings, "run", {edge[1]: [edge[0]]})
+    with pytest.raises(LineageError, match=r"no silver\.orders_clean -> gold\.customer_ltv within 0 s"):
+        lineage.captured_with([edge], settings, seconds=0)
+    later = threading.Timer(0.3, events, (settings, event([HERE], THERE)))
+    later.start()
+    found = lineage.captured_with([edge], settings, seconds=60)
+    later.join()
+    assert {one.captured_by for one in found.edges} == {"engine", "run log"}
 
 
 @pytest.mark.parametrize(
