@@ -70,7 +70,8 @@ def asked(spark, monkeypatch: pytest.MonkeyPatch) -> Asked:
         return table(self, name)
 
     def asked_by_sql(self: Any, query: str, *args: Any, **kwargs: Any) -> Any:
-        for name in re.findall(rf"\b(?:{'|'.join(catalog.SCHEMAS)})\.\w+", query):
+        # Not a name in a comment.
+        for name in re.findall(rf"\b(?:FROM|INTO|JOIN|USING|TABLE) ((?:{'|'.join(catalog.SCHEMAS)})\.\w+)", query):
             found.note(name)
         return sql(self, query, *args, **kwargs)
 
