@@ -64,6 +64,10 @@ class MetadataError(ShopMetricsError):
     """The pipeline cannot run as declared: a declaration is wrong, or contradicts another."""
 
 
+class LineageError(ShopMetricsError):
+    """Nothing is known of where a table comes from."""
+
+
 class MaintenanceError(ShopMetricsError):
     """Maintenance was asked for something that would harm a table."""
 
