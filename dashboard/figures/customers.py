@@ -46,7 +46,7 @@ FREQUENCY = {"1": 1, "2 to 3": 3, "4 to 6": 6, "7 to 12": 12, "13 and more": np.
 """Number of orders."""
 
 LINE_POINTS = 400
-"""Points of a curve over customers. More points cannot be seen, and a million points would go to the browser."""
+"""Points of a curve over customers. More cannot be seen, and without this limit a million would go to the browser."""
 
 
 def chosen(customers: pa.Table, joined: Period, segments: Collection[str] = ()) -> pd.DataFrame:

@@ -103,7 +103,7 @@ def test_an_hour_with_every_defect_ends_as_computed_and_as_produced(traffic, tmp
     expected = computed(message.value for message in plan if message.kind in (EVENT, LATE))
     traffic.assert_equal(expected)
 
-    # The producer's own table of sessions equals ours, under other names. It counts a search as a step.
+    # The producer's own table of sessions equals ours, under other names. It counts a search as a page view.
     with manifest.sessions_path.open() as file:
         told = list(csv.DictReader(file))
     ours = traffic.rows(
