@@ -83,8 +83,8 @@ def _tree_of_columns(columns: list[ColumnEdge], table: str, verb: str) -> Tree:
     if not found:
         raise LineageError(
             f"No column of {table} was captured.",
-            "the engine tells columns where one query reads and writes, as in `shopmetrics pipeline run --full`; a "
-            "micro-batch of the clickstream, and a run of what is new, keep results in between",
+            "the engine shows columns where one query reads and writes, as in `shopmetrics pipeline run --full`, and "
+            "only with its listener (SHOPMETRICS_LINEAGE_EVENTS); a micro-batch of the clickstream does not",
         )
     root = Tree(Text(f"{table}: each column, and what it {verb}", style="bold"))
     for name in found:

@@ -20,6 +20,6 @@ def test_stored_outputs_are_what_a_run_gives(compared: dict[str, Compared], day:
 
 
 def test_the_lineage_of_every_table_is_what_the_contracts_say(compared: dict[str, Compared], scratch: Path) -> None:
-    # Day 13 sends some messages of its own through the streams.
+    # Day 12 sends some messages of its own through the streams.
     few = {BRONZE: ("kafka/few-events",)}
     assert_lineage_is_declared(scratch / "home", [table for stream in STREAMS for table in stream.tables], few)
