@@ -45,9 +45,9 @@ class ServerRecord:
         try:
             process = psutil.Process(self.pid)
             same = abs(process.create_time() - self.created) < _CLOCK_TOLERANCE
-            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
         except psutil.NoSuchProcess:
             return None
+        return process if same and _is_alive(process) else None
 
     def memory_mb(self) -> float:
         """Return the resident memory of the process in MiB, 0 if it has ended."""
@@ -151,8 +151,8 @@ def stop(record: ServerRecord, timeout: float = 30.0) -> bool:
 def _await_end(processes: list[psutil.Process], timeout: float) -> list[psutil.Process]:
     """Wait until these processes have ended; return those that have not.
 
-    A zombie counts as ended: it exists only until its parent reads the exit code, and the parent may be a notebook's
-    kernel that runs for hours. ``psutil.wait_procs`` would wait for the zombie.
+    A zombie counts as ended once it has no other thread: it exists only until its parent reads the exit code, and the
+    parent may be a notebook's kernel that runs for hours. ``psutil.wait_procs`` would wait for the zombie.
     """
     deadline = time.monotonic() + timeout
     while alive := [process for process in processes if _is_alive(process)]:
@@ -164,7 +164,10 @@ def _await_end(processes: list[psutil.Process], timeout: float) -> list[psutil.P
 
 def _is_alive(process: psutil.Process) -> bool:
     try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+        if not process.is_running():
+            return False
+        # The first thread of a killed JVM may be a zombie before the others have ended. Until then the port is taken.
+        return bool(process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1)
     except psutil.NoSuchProcess:
         return False
 

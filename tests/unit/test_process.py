@@ -78,6 +78,28 @@ def test_a_process_whose_starter_lives_on_is_ended_without_waiting_for_its_start
         assert time.monotonic() - begun < 10
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows a process whose first thread alone has ended")
+def test_a_process_whose_first_thread_has_ended_runs_until_the_last_one_has():
+    # So does a killed JVM for a moment, and its port is taken until then.
+    code = (
+        "import ctypes, os, sys, threading; "
+        "threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0))).start(); print('ready', flush=True); "
+        "ctypes.CDLL(None).pthread_exit(None)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout
+        assert child.stdin
+        child.stdout.readline()
+        record = record_of(child.pid)
+        deadline = time.monotonic() + 30
+        while psutil.Process(child.pid).status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < deadline, "the first thread did not end within 30 s"
+        assert record.process() is not None
+        child.stdin.close()
+        assert process._await_end([psutil.Process(child.pid)], 30.0) == []
+        assert record.process() is None
+
+
 def test_a_process_that_ignores_the_polite_request_is_ended_all_the_same():
     stubborn = subprocess.Popen(
         [sys.executable, "-c", "import signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
