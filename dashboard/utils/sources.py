@@ -26,7 +26,7 @@ from pydantic import SecretStr
 from dashboard.utils.queries import QUERIES, Query
 from shared import delta_log
 from shared.errors import ShopMetricsError, first_line
-from shared.settings import CHECKOUT
+from shared.settings import CHECKOUT, get_settings
 
 Values = Mapping[str, date | str]
 """What the parameters of a query stand for."""
@@ -256,6 +256,31 @@ class Snapshot:
                 "`git checkout data/gold_snapshot`, or make it again: make snapshot",
             )
         return pq.read_table(pa.BufferReader(content))
+
+
+def source_named(name: str) -> Lakehouse | Snapshot:
+    """Return a source of this machine by its name: ``snapshot``, or ``lakehouse`` for the one of this home.
+
+    Raises:
+        DashboardError: if there is no such source, or if the lakehouse holds no gold yet.
+
+    Example:
+        >>> source_named("snapshot").title
+        'the snapshot in the repository'
+    """
+    if name == Snapshot.name:
+        return Snapshot()
+    if name != Lakehouse.name:
+        raise DashboardError(
+            f"There is no source {name!r}: expected 'snapshot' or 'lakehouse'.", 'set source = "snapshot"'
+        )
+    lakehouse = Lakehouse(get_settings().lakehouse)
+    if not lakehouse.is_there():
+        raise DashboardError(
+            f"There is no gold table in {lakehouse.directory}.",
+            '`shopmetrics generate`, then `shopmetrics pipeline run`; or set source = "snapshot"',
+        )
+    return lakehouse
 
 
 class Databricks:

@@ -22,7 +22,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from shared.course.table import Cell, Rows, Table, numeric_columns, shortened, take, text
 from shared.errors import CourseError
@@ -198,14 +198,27 @@ def _change(was: Any, now: Any, width: int) -> Cell:
     return Cell(f"{shortened(text(was), width)} → {shortened(text(now), width)}", "changed")
 
 
-def figure(fig: go.Figure, alt: str, height: int = 360) -> None:
+class Described(Protocol):
+    """A figure with its alt text, as the functions of ``dashboard.figures`` return it."""
+
+    @property
+    def figure(self) -> go.Figure:
+        """What is drawn."""
+
+    @property
+    def alt(self) -> str:
+        """What it says, as a sentence with its numbers."""
+
+
+def figure(fig: go.Figure | Described, alt: str = "", height: int = 360) -> None:
     """Show a plotly figure: interactive in JupyterLab, a picture on a code host, a sentence for those who see neither.
 
     The picture is not made here but when the stored outputs are refreshed, so that running a notebook needs no
     browser. Nothing is loaded from elsewhere.
 
     Args:
-        fig: the figure; what it does not set itself, it takes from the course's template.
+        fig: the figure; what it does not set itself, it takes from the course's template. Also a chart of the
+            dashboard, which brings its alt text with it.
         alt: what the figure shows, as a sentence with its numbers; read out, and compared by the tests.
         height: in pixels.
 
@@ -215,6 +228,10 @@ def figure(fig: go.Figure, alt: str, height: int = 360) -> None:
     Example:
         >>> figure(px.line(daily, x="order_date", y="orders"), alt="Orders per day: 219 to 512, highest in December.")
     """
+    import plotly.graph_objects as go
+
+    if not isinstance(fig, go.Figure):
+        fig, alt = fig.figure, alt or fig.alt
     if not alt.strip():
         raise CourseError("A figure has no alt text: expected a sentence that says what it shows.", "pass alt=...")
     # Through JSON and back: numpy and dates become what a stored notebook holds.
