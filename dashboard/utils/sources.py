@@ -223,6 +223,14 @@ class Snapshot:
         """Read the answers; those with parameters are worked out by DuckDB."""
         return {ask: _or_error(self._answer, QUERIES[ask[0]], dict(ask[1])) for ask in asks}
 
+    def answer(self, query: Query, values: Values | None = None) -> pa.Table:
+        """Answer one question, also one of those that only the snapshot holds.
+
+        Raises:
+            DashboardError: if its file is missing, or is not the one that was made.
+        """
+        return self._answer(query, values or {})
+
     def tables(self) -> list[TableState]:
         """Return the files with their rows."""
         return [TableState(name, rows=entry["rows"]) for name, entry in self.manifest()["files"].items()]

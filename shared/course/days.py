@@ -72,6 +72,10 @@ DAYS = (
     Day(17, "ci", "CI", week=3, minutes=45),
     Day(18, "cd", "CD", week=3, minutes=45),
     Day(19, "scheduling_data_quality", "Scheduling and data quality", week=3, minutes=65),
+    Day(24, "customer_analytics", "Customer Analytics", week=4, minutes=50, spark=False),
+    Day(25, "product_insights", "Product Insights", week=4, minutes=45, spark=False),
+    Day(26, "kafka_traffic", "Kafka Traffic", week=4, minutes=45, spark=False),
+    Day(27, "dashboard_acceptance", "Dashboard acceptance", week=4, minutes=45, spark=False),
 )
 """Every day that is built, in order."""
 

@@ -9,15 +9,20 @@ pipeline does not have its packages.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, cast
 
 from shared.course.checks.registry import Context, Finding, check
 from shared.errors import first_line
 
 if TYPE_CHECKING:
-    from dashboard.utils.sources import Source
+    from dashboard.utils.sources import Lakehouse, Snapshot, Source
+
+LIMIT = 5.0
+"""Seconds within which a page is filled from the next source (AC-011)."""
 
 BOOKS = {"period": "30 days", "category": "Books"}
 """Filters as they stand in an address."""
@@ -104,3 +109,186 @@ def _filters_live_in_the_address(context: Context) -> Finding:
         wrong.append("an unknown category changes the figures")
     expected = "a link with a filter, and one with a filter value that is not there"
     return Finding("; ".join(wrong) or expected, expected)
+
+
+# Days 24 to 27: a page beside the queries of dashboard.utils.expected ------------------------------------------------
+
+
+def beside_gold(context: Context, *pages: str, only_filtered: bool = False) -> Finding:
+    """Return whether every tile and every figure of these pages is what DuckDB finds, without and with filters."""
+    from dashboard.utils import apptest, expected
+
+    wrong, numbers, selections = [], 0, 0
+    with pages_filled(context) as source:
+        rows = expected.Rows(cast("Lakehouse | Snapshot", source))
+        for page, choice in expected.CHOICES:
+            if page not in pages or (only_filtered and not choice):
+                continue
+            filters = expected.dated(rows, page, choice)
+            done = expected.compared(page, apptest.opened(page, **filters), rows, filters)
+            named = ", ".join(f"{key}={value}" for key, value in filters.items()) or "no filter"
+            wrong += [f"{page}, {named}: {one}" for one in done.wrong]
+            numbers, selections = numbers + done.numbers, selections + 1
+    found = f"{numbers:,} numbers in {selections} selections, each as in gold"
+    return Finding("; ".join(wrong) or found, "every number as in gold", ok=not wrong)
+
+
+_DIFFERS = (
+    "a filter does not act on a figure; or a ratio is averaged, a month that has not ended is drawn, a product without "
+    "a sale is left out"
+)
+
+
+@check(24, "Every tile and figure of the page Customers is what gold says, with and without filters", cause=_DIFFERS)
+def _customers_equal_gold(context: Context) -> Finding:
+    return beside_gold(context, "customers")
+
+
+@check(
+    24,
+    "The history of a customer has every version, and every order in the place of its amount",
+    cause="the figure reads the newest version only, or an order that is no revenue was dropped",
+)
+def _history_is_whole(context: Context) -> Finding:
+    from dashboard.utils import apptest
+    from dashboard.utils.sources import answer
+
+    wrong = []
+    with pages_filled(context) as source:
+        app = apptest.opened("customers")
+        for customer in answer(source, "changed_customers")["customer_id"].to_pylist()[:3]:
+            app.text_input(key="customer").set_value(customer)
+            apptest.clean(app.run())
+            versions = answer(source, "customer_history", customer_id=customer).num_rows
+            amounts = answer(source, "customer_orders", customer_id=customer)["net_amount"].to_pylist()
+            *bars, counted, others = apptest.traces(app, "timeline")
+            drawn = [round(float(value), 2) for value in [*counted["y"], *others["y"]]]
+            if {len(bar["x"]) for bar in bars} != {versions}:
+                wrong.append(f"{customer}: {len(bars[0]['x'])} of {versions} versions")
+            if sorted(drawn) != sorted(map(float, amounts)):
+                wrong.append(f"{customer}: {len(drawn)} of {len(amounts)} orders")
+    text = "three customers, all versions and orders"
+    return Finding("; ".join(wrong) or text, text)
+
+
+@check(25, "Every tile and figure of the page Products is what gold says, with and without filters", cause=_DIFFERS)
+def _products_equal_gold(context: Context) -> Finding:
+    return beside_gold(context, "products")
+
+
+@check(
+    25,
+    "A product without a sale is among the slow sellers, has no rank, and makes no growth infinite",
+    cause="the figure begins with the sales, and not with the catalogue; or a change is divided by what was before",
+)
+def _unsold_products_are_there(context: Context) -> Finding:
+    import numpy as np
+
+    from dashboard.figures import products as figures
+    from dashboard.utils.sources import answer
+
+    with pages_filled(context) as source:
+        products, daily = answer(source, "products"), answer(source, "daily_sales")
+        days = daily["order_date"].to_pylist()
+        sales = answer(source, "product_sales", first_date=min(days), last_date=max(days))
+    nothing = sales.slice(0, 0)
+    slow = figures.slow_sellers(products, nothing).table
+    active = sum(products["is_active"].to_pylist())
+    changes = figures.movers(products, sales, nothing).table
+    wrong = {
+        f"{active - len(slow)} active products missing among the slow sellers": active - len(slow),
+        "ranks without a sale": int(figures.ranked(products, nothing)["rank"].notna().sum()),
+        "changes that are no number": int((~np.isfinite(changes["change"])).sum()),
+    }
+    text = "all of them"
+    return Finding("; ".join(what for what, number in wrong.items() if number) or text, text)
+
+
+@check(26, "Every tile and figure of the page Traffic is what gold says, with and without filters", cause=_DIFFERS)
+def _traffic_equals_gold(context: Context) -> Finding:
+    return beside_gold(context, "traffic")
+
+
+@check(
+    26,
+    "The page says Live up to a minute after the newest micro-batch, and no longer; without one it never does",
+    cause="the page takes a row of ops.stream_log for a stream that runs, however old it is",
+)
+def _live_for_a_minute(context: Context) -> Finding:
+    import pyarrow as pa
+
+    from dashboard.figures.traffic import stream_state
+
+    end = datetime(2026, 1, 2, 20, tzinfo=UTC)
+    log = pa.table(
+        {
+            "batch_id": [0, 1],
+            "finished_at": pa.array([end - timedelta(seconds=5), end], pa.timestamp("us", "UTC")),
+            "latency_median": [1.5, None],
+            "latency_p99": [4.0, None],
+        }
+    )
+    said = {seconds: stream_state(log, end + timedelta(seconds=seconds)).is_live for seconds in (1, 59, 61, 3_600)}
+    never = stream_state(log.slice(0, 0), end).is_live
+    found = ", ".join(f"{seconds} s: {'live' if live else 'not live'}" for seconds, live in said.items())
+    found += f", no batch: {'live' if never else 'not live'}"
+    return Finding(found, "1 s: live, 59 s: live, 61 s: not live, 3600 s: not live, no batch: not live")
+
+
+PAGE_LIMIT = 3.0
+"""Seconds within which a page is there (AC-009)."""
+
+ATTEMPTS = 5
+"""A machine that others use as well may be late once; a page that is slow is late each time."""
+
+
+def loads_within(page: str, limit: float = PAGE_LIMIT, attempts: int = ATTEMPTS) -> tuple[bool, int]:
+    """Open a page from nothing, and return whether it was there within the limit, and how many figures it has.
+
+    Nothing that was answered before is kept: this is what the first visitor waits for. The landing page is drawn
+    before, which imports the packages, once in the life of a server.
+    """
+    import streamlit as st
+    from streamlit.testing.v1 import AppTest
+
+    from dashboard.utils import apptest
+    from dashboard.utils.databricks_connector import connect
+
+    used = connect().used
+    for _ in range(attempts):
+        st.cache_resource.clear()
+        connect().use(*used)
+        app = AppTest.from_file(str(apptest.APP), default_timeout=apptest.SECONDS)
+        if page:
+            app.run()
+            app.switch_page(f"pages/{apptest.PAGES[page]}.py")
+        begun = time.monotonic()
+        app = apptest.clean(app.run())
+        if time.monotonic() - begun <= limit:
+            return True, len(app.get("plotly_chart"))
+    return False, len(app.get("plotly_chart"))
+
+
+@check(
+    27,
+    "AC-009: every page is there within 3 s of its first visit",
+    cause="a page reads a table whole in place of asking a question whose answer is small, or the machine is very busy",
+)
+def _pages_are_quick(context: Context) -> Finding:
+    from dashboard.utils import apptest
+
+    wrong = []
+    with pages_filled(context):
+        for page in ("", *apptest.PAGES):
+            is_quick, figures = loads_within(page)
+            wrong += [f"{page or 'the landing page'}: later"] * (not is_quick)
+            wrong += [f"{page}: no figure"] * bool(page and not figures)
+    text = f"{1 + len(apptest.PAGES)} pages, each within 3 s"
+    return Finding("; ".join(wrong) or text, text)
+
+
+@check(27, "AC-010: a filter changes every figure on its page, in agreement with gold", cause=_DIFFERS)
+def _filters_agree_with_gold(context: Context) -> Finding:
+    from dashboard.utils import apptest
+
+    return beside_gold(context, *apptest.PAGES, only_filtered=True)
