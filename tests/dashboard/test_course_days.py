@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+import streamlit as st
 
 from dashboard.figures import sales
-from dashboard.utils import apptest, filters
+from dashboard.figures.chart import frame
+from dashboard.figures.period import Period, selected
+from dashboard.utils import apptest, filters, layout, sources
 from dashboard.utils.databricks_connector import connect
-from dashboard.utils.sources import DashboardError, Lakehouse, Snapshot, source_named
+from dashboard.utils.sources import PARAMETER, DashboardError, Databricks, Lakehouse, Snapshot, source_named
 from shared.course.checks import BY_DAY, dashboard, registry, results
+from shared.course.days import DAYS
 from shared.settings import get_settings
 
 LOADS = "The app starts, and every page of its navigation loads without an exception"
@@ -59,7 +65,7 @@ def test_a_chosen_source_fills_every_page_until_the_usual_ones_are_asked_again(l
     assert "Source: the lakehouse" in apptest.opened("sales").caption[0].value
 
 
-@pytest.mark.parametrize("day", [21])
+@pytest.mark.parametrize("day", [one.number for one in DAYS if not one.spark])
 @pytest.mark.parametrize(
     "source", ["the lakehouse of this home", "the snapshot, chosen", "the snapshot, as there is no gold"]
 )
@@ -98,3 +104,98 @@ def test_day_21_fails_if_a_page_is_in_no_navigation(lakehouse: Path, monkeypatch
 def test_day_21_fails_if_an_old_link_is_taken_at_its_word(lakehouse: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filters, "_say_if_unknown", lambda key, options: None)
     assert failures(21) == {ADDRESS: "the page does not say that Vinyl is not there"}
+
+
+# Day 22
+
+
+FALLS_BACK = (
+    "AC-011: with a workspace that never answers, or refuses the token, a page is filled from the next source within "
+    "5 s and says why"
+)
+VERSIONS = "A new version of a table is in the next answer, and the answer of an older version is in none"
+BOUND = "A value of a reader is bound, and never part of a query: a customer named '; DROP TABLE has no orders"
+
+
+def test_day_22_fails_if_a_source_waits_for_ever(lakehouse: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def patient(self: Databricks, asks: Any, within: float) -> Any:
+        return answers(self, asks, within + 2)
+
+    answers = Databricks.answers
+    monkeypatch.setattr(Databricks, "answers", patient)
+    assert "hangs: the answers are there after " in failures(22)[FALLS_BACK]
+
+
+def test_day_22_fails_if_the_page_does_not_say_why(lakehouse: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dashboard, "FAULTS", ("refuses",))
+    monkeypatch.setattr(layout, "source_line", lambda day: st.caption("Source: gold"))
+    assert failures(22) == {FALLS_BACK: "the page does not say why"}
+
+
+def test_day_22_fails_if_answers_are_kept_without_their_version(
+    lakehouse: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dashboard, "FAULTS", ("refuses",))
+    monkeypatch.setattr(Lakehouse, "version", lambda self, asks: str(self.directory))
+    assert failures(22) == {VERSIONS: "1, 1, 1, 1, 1, 1"}
+
+
+def test_day_22_fails_if_a_value_is_put_into_the_text(lakehouse: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pasted(sql: str, values: Any) -> str:
+        return PARAMETER.sub(lambda match: f"'{values[match[1]]}'", sql)
+
+    monkeypatch.setattr(dashboard, "FAULTS", ("refuses",))
+    monkeypatch.setattr(sources, "bound", pasted)
+    assert set(failures(22)) == {BOUND}
+
+
+# Day 23
+
+TOTALS = "AC-010: revenue, orders, units and average order value on the page Sales equal gold, whatever is chosen"
+STEPS = "Every step of the revenue figure, and of the periods that it is compared with, equals gold to the cent"
+
+
+def test_day_23_fails_on_an_average_of_averages(lakehouse: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def averaged(daily: Any, period: Period, categories: Any = ()) -> sales.Headline:
+        rows = selected(frame(daily), period, category=categories)
+        return headline(daily, period, categories)._replace(
+            average_order_value=float((rows["net_revenue"] / rows["orders"]).mean())
+        )
+
+    headline = sales.headline
+    monkeypatch.setattr(sales, "headline", averaged)
+    found = failures(23)
+    assert set(found) == {TOTALS}
+    assert "90 days, all categories: Average order value is $" in found[TOTALS]
+
+
+def test_day_23_fails_if_a_filter_does_not_act(lakehouse: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    by_step, headline = sales.by_step, sales.headline
+    with monkeypatch.context() as patch:
+        patch.setattr(sales, "by_step", lambda daily, period, categories=(): by_step(daily, period))
+        assert set(failures(23)) == {STEPS}
+    monkeypatch.setattr(sales, "headline", lambda daily, period, categories=(): headline(daily, period))
+    assert "30 days, Books: Revenue is" in failures(23)[TOTALS]
+
+
+def test_day_23_fails_on_a_period_of_another_length(lakehouse: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def longer(self: Period) -> Period:
+        return Period(self.first - timedelta(days=self.days + 1), self.first - timedelta(days=1))
+
+    monkeypatch.setattr(Period, "before", longer)
+    found = failures(23)
+    assert set(found) == {STEPS}
+    assert "30 days, Period before" in found[STEPS]
+
+
+def test_day_23_fails_if_a_cent_is_lost(lakehouse: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def short_of_a_cent(daily: Any, period: Period, categories: Any = ()) -> pd.DataFrame:
+        table = categories_table(daily, period, categories)
+        table.loc[0, "revenue"] -= 0.01
+        return table
+
+    categories_table = sales.categories_table
+    monkeypatch.setattr(sales, "categories_table", short_of_a_cent)
+    found = failures(23)
+    assert set(found) == {TOTALS}
+    assert "30 days, Books: the table by category differs" in found[TOTALS]

@@ -9,16 +9,22 @@ pipeline does not have its packages.
 from __future__ import annotations
 
 import re
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from decimal import ROUND_HALF_UP, Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from shared.course.checks.registry import Context, Finding, check
 from shared.errors import first_line
 
 if TYPE_CHECKING:
+    from streamlit.testing.v1 import AppTest
+
+    from dashboard.utils.databricks_connector import GoldConnection
     from dashboard.utils.sources import Lakehouse, Snapshot, Source
 
 LIMIT = 5.0
@@ -31,6 +37,7 @@ BOOKS = {"period": "30 days", "category": "Books"}
 @contextmanager
 def pages_filled(context: Context) -> Iterator[Source]:
     """Within the block every page is filled from one source of this machine, which is given."""
+    import dashboard.utils.apptest  # noqa: F401 - before a connection is made, for it keeps Streamlit quiet
     from dashboard.utils.databricks_connector import connect
     from dashboard.utils.sources import Lakehouse, Snapshot
 
@@ -97,9 +104,9 @@ def _filters_live_in_the_address(context: Context) -> Finding:
     with pages_filled(context):
         app = apptest.opened("sales", **BOOKS)
         shown = {key: getattr(app.get_by_key(key), "value", None) for key in BOOKS}
-        old = apptest.opened("sales", **(BOOKS | {"category": "Vinyl"}))
         app.multiselect(key="category").set_value([])
         usual = apptest.run(app)
+        old = apptest.opened("sales", **(BOOKS | {"category": "Vinyl"}))
     wrong = []
     if shown != {"period": BOOKS["period"], "category": [BOOKS["category"]]}:
         wrong.append(f"the link sets {shown}")
@@ -109,6 +116,232 @@ def _filters_live_in_the_address(context: Context) -> Finding:
         wrong.append("an unknown category changes the figures")
     expected = "a link with a filter, and one with a filter value that is not there"
     return Finding("; ".join(wrong) or expected, expected)
+
+
+FAULTS = ("hangs", "refuses")
+"""Of those of ``shared.course.faults``: the one that takes longest, and the one with another reason."""
+
+
+@check(
+    22,
+    "AC-011: with a workspace that never answers, or refuses the token, a page is filled from the next source within "
+    "5 s and says why",
+    cause="a question waits without a limit, or waits for each of several questions in turn; or the page reads one "
+    "table from a source that another table did not come from",
+)
+def _falls_back(context: Context) -> Finding:
+    from pydantic import SecretStr
+
+    from dashboard.utils.databricks_connector import connect
+    from dashboard.utils.sources import DashboardError, Databricks, OutOfReach
+    from shared.course.faults import failing
+
+    questions, wrong = ("daily_sales", "order_mix", "order_hours"), []
+    with pages_filled(context) as local:
+        gold = connect()
+        # The packages that talk to a workspace are imported once, which is not what the limit is about.
+        expected = gold.ask(*questions)
+        for fault in FAULTS:
+            with failing(fault) as address:
+                workspace = Databricks("workspace.invalid", "/sql", SecretStr("a token"), "shop", uri=address)
+                gold.use(workspace, local)
+                begun = time.monotonic()
+                try:
+                    gold.ask(*questions)
+                    wrong.append(f"{fault}: an answer from nowhere")
+                except OutOfReach:
+                    found = gold.ask(*questions)
+                seconds = time.monotonic() - begun
+            if seconds > LIMIT:
+                wrong.append(f"{fault}: the answers are there after {seconds:.0f} s")
+            if not all(isinstance(a, DashboardError) or a.equals(b) for a, b in zip(found, expected, strict=True)):
+                wrong.append(f"{fault}: other answers than those of {local.title}")
+            if not gold.why_not_databricks():
+                wrong.append(f"{fault}: no reason is known")
+        # The page of the last fault; the others differ in their reason only.
+        if not _said(gold, local):
+            wrong.append("the page does not say why")
+    text = f"{len(FAULTS)} faults: each time the answers of the next source within 5 s, and a reason for the page"
+    return Finding("; ".join(wrong) or text, text)
+
+
+def _said(gold: GoldConnection, local: Source) -> bool:
+    """Return whether the page that is filled from the second source says why it is not from the first one."""
+    from dashboard.utils import apptest
+
+    page = apptest.opened()
+    return any(gold.why_not_databricks() in text and local.title in text for text in map(str, page.warning.values))
+
+
+@check(
+    22,
+    "A new version of a table is in the next answer, and the answer of an older version is in none",
+    cause="answers are kept by question and time, and not by the table's version",
+)
+def _new_versions_are_seen(context: Context) -> Finding:
+    import pyarrow as pa
+    from deltalake import write_deltalake
+
+    from dashboard.utils.databricks_connector import connect
+    from dashboard.utils.sources import Lakehouse
+
+    gold = connect()
+    before = gold.used
+    with tempfile.TemporaryDirectory(prefix="shopmetrics-") as scratch:
+        table = Path(scratch) / "gold" / "hourly_traffic_metrics"
+        counts = ("events", "page_views", "visitors", "sessions", "add_to_carts", "purchases")
+        gold.use(Lakehouse(Path(scratch)))
+        found = []
+        try:
+            for hour in range(3):
+                at = pa.array([datetime(2026, 1, 1, hour, tzinfo=UTC)], pa.timestamp("us", "UTC"))
+                row = {"hour_ts": at} | {name: [hour] for name in counts} | {"conversion": [0.0]}
+                write_deltalake(table, pa.table(row), mode="append")
+                for _ in range(2):  # the second time from what is kept
+                    answers: list[Any] = gold.ask("traffic")
+                    found.append(answers[0].num_rows)
+        finally:
+            gold.use(*before)
+    return Finding(", ".join(map(str, found)), "1, 1, 2, 2, 3, 3")
+
+
+@check(
+    22,
+    "A value of a reader is bound, and never part of a query: a customer named '; DROP TABLE has no orders",
+    cause="the text of the query was put together with the value in it",
+)
+def _values_are_bound(context: Context) -> Finding:
+    from dashboard.utils.databricks_connector import connect, with_values
+    from dashboard.utils.sources import DashboardError
+
+    names = ("'; DROP TABLE silver.orders_clean; --", "' OR '1' = '1", '" OR 1 = 1 --', "x' UNION SELECT 1 --")
+    wrong = []
+    with pages_filled(context):
+        for name in names:
+            (found,) = connect().ask(with_values("customer_orders", customer_id=name))
+            if isinstance(found, DashboardError):
+                wrong.append(f"{name}: {first_line(found)}")
+            elif len(found):
+                wrong.append(f"{name}: {len(found)} rows")
+    text = f"{len(names)} names made to harm, no row, no error"
+    return Finding("; ".join(wrong) or text, text)
+
+
+SELECTIONS = (("90 days", ()), ("30 days", ("Books",)), ("1 year", ()), ("All", ("Books", "Electronics")))
+"""Period and categories that the page is asked for."""
+
+
+@check(
+    23,
+    "AC-010: revenue, orders, units and average order value on the page Sales equal gold, whatever is chosen",
+    cause="a filter does not act on a figure, a period has another first or last day, or an average is one of averages",
+)
+def _sales_equal_gold(context: Context) -> Finding:
+    from dashboard.figures.chart import money
+    from dashboard.utils import apptest
+
+    wrong = []
+    with pages_filled(context) as source:
+        app = apptest.opened("sales")
+        for span, categories in SELECTIONS:
+            select_on(app, span, categories)
+            where = chosen(source, span, categories)
+            sums = "sum(net_revenue), sum(orders)::BIGINT, sum(units)::BIGINT"
+            ((revenue, orders, units),) = exactly(source, f"SELECT {sums} FROM daily_sales WHERE {where}")
+            expected = {
+                "Revenue": money(float(revenue), cents=revenue < 100_000),
+                "Orders": f"{orders:,}",
+                "Average order value": f"${cents(revenue / orders):,}",
+                "Units": f"{units:,}",
+            }
+            name = f"{span}, {' and '.join(categories) or 'all categories'}"
+            shown = apptest.metrics(app)
+            wrong += [
+                f"{name}: {tile} is {shown.get(tile)} and not {value}"
+                for tile, value in expected.items()
+                if shown.get(tile) != value
+            ]
+            rows = exactly(source, f"SELECT category, sum(net_revenue) FROM daily_sales WHERE {where} GROUP BY 1")
+            table = app.dataframe[-1].value
+            if {row.category: cents(row.revenue) for row in table.itertuples()} != dict(rows):
+                wrong.append(f"{name}: the table by category differs")
+    text = f"{len(SELECTIONS)} selections, every total as in gold"
+    return Finding("; ".join(wrong) or text, text)
+
+
+@check(
+    23,
+    "Every step of the revenue figure, and of the periods that it is compared with, equals gold to the cent",
+    cause="a step has days of another one, a day without orders is missing, or the period before has another length",
+)
+def _steps_equal_gold(context: Context) -> Finding:
+    from dashboard.utils import apptest
+
+    wrong, steps = [], 0
+    with pages_filled(context) as source:
+        app = apptest.opened("sales")
+        for span, categories in SELECTIONS:
+            select_on(app, span, categories)
+            ((known, last),) = exactly(source, "SELECT min(order_date), max(order_date) FROM daily_sales")
+            days = min(SPANS.get(span) or 10**6, (last - known).days + 1)
+            length = 1 if days <= 92 else 7
+            first = last - timedelta(days - 1)
+            shifts = {"This period": timedelta(0), "Period before": timedelta(days), "Year before": _year(last)}
+            drawn = {one["name"]: one["y"] for one in apptest.traces(app, "revenue_over_time")}
+            reach = {name for name, shift in shifts.items() if first - shift >= known}
+            if set(drawn) != reach:
+                wrong.append(f"{span}: compared with {', '.join(sorted(drawn))}")
+            for name in sorted(reach & set(drawn)):
+                start = first - shifts[name]
+                rows = exactly(
+                    source,
+                    f"SELECT (order_date - DATE '{start}') // {length} AS step, sum(net_revenue) FROM daily_sales "
+                    f"WHERE order_date BETWEEN DATE '{start}' AND DATE '{start + timedelta(days - 1)}' "
+                    f"AND {_among(categories)} GROUP BY 1",
+                )
+                amounts = dict(rows)
+                expected = [amounts.get(step, Decimal(0)) for step in range(-(-days // length))]
+                lengths = [min(length, days - step * length) for step in range(len(expected))]
+                found = [cents(y * n) for y, n in zip(drawn[name], lengths, strict=False)]
+                steps += len(expected)
+                if found != expected:
+                    wrong.append(f"{span}, {name}: {sum(a != b for a, b in zip(found, expected, strict=False))} differ")
+    return Finding("; ".join(wrong) or f"{steps} steps, each as in gold", "every step as in gold", ok=not wrong)
+
+
+SPANS = {"30 days": 30, "90 days": 90, "1 year": 365}
+
+
+def select_on(app: AppTest, span: str, categories: tuple[str, ...]) -> None:
+    """Set the filters of Sales or Products in an open app, and draw the page again."""
+    from dashboard.utils import apptest
+
+    app.get_by_key("period").set_value(span)  # type: ignore[union-attr]
+    app.multiselect(key="category").set_value(list(categories))
+    apptest.run(app)
+
+
+def chosen(source: Source, span: str, categories: tuple[str, ...]) -> str:
+    """Return the condition in SQL that stands for these filters."""
+    ((last,),) = exactly(source, "SELECT max(order_date) FROM daily_sales")
+    days = SPANS.get(span)
+    since = f"order_date > DATE '{last}' - {days}" if days else "true"
+    return f"{since} AND {_among(categories)}"
+
+
+def _among(categories: tuple[str, ...]) -> str:
+    return f"category IN ({', '.join(map(repr, categories))})" if categories else "true"
+
+
+def _year(last: date) -> timedelta:
+    """Return how long before a day the same date of the year before is."""
+    leap_day = (last.month, last.day) == (2, 29)
+    return last - last.replace(year=last.year - 1, day=28 if leap_day else last.day)
+
+
+def cents(value: Any) -> Decimal:
+    """Return an amount in whole cents."""
+    return Decimal(str(value)).quantize(Decimal("0.01"), ROUND_HALF_UP)
 
 
 # Days 24 to 27: a page beside the queries of dashboard.utils.expected ------------------------------------------------
@@ -292,3 +525,10 @@ def _filters_agree_with_gold(context: Context) -> Finding:
     from dashboard.utils import apptest
 
     return beside_gold(context, *apptest.PAGES, only_filtered=True)
+
+
+check(
+    27,
+    "AC-011: with Databricks out of reach every figure is there within 5 s, from another source, and the page says so",
+    cause="a question waits without a limit; the checks of day 22 say which part fails",
+)(_falls_back)
