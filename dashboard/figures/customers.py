@@ -23,6 +23,7 @@ from dashboard.figures.chart import (
     GREY,
     NOT_REVENUE,
     ORANGE,
+    ROOM_FOR_100,
     UNDER_TEXT,
     Chart,
     drawn,
@@ -86,7 +87,8 @@ def segments(customers: pa.Table, joined: Period, segments: Collection[str] = ()
         f"({percent(row.share_of_value)})"
         for row in each(table)
     )
-    return Chart(drawn(figure, 240), table, f"Segments by lifetime value, first order {joined}. {said}.")
+    figure = drawn(figure, 240).update_layout(margin_r=ROOM_FOR_100)
+    return Chart(figure, table, f"Segments by lifetime value, first order {joined}. {said}.")
 
 
 def cohorts(retention: pa.Table, joined: Period, segments: Collection[str] = (), through: date | None = None) -> Chart:
@@ -175,7 +177,8 @@ def lorenz(customers: pa.Table, joined: Period, segments: Collection[str] = ()) 
         f"Lorenz curve, first order {joined}: the top 10 % of {len(values):,} customers bring {percent(top)} of the "
         f"revenue. Gini coefficient {gini(values):.2f}."
     )
-    return Chart(drawn(figure, 360), table, said)
+    figure = drawn(figure, 360).update_layout(margin_r=ROOM_FOR_100)
+    return Chart(figure, table, said)
 
 
 def recency_and_frequency(
