@@ -74,7 +74,7 @@ def drawn(figure: go.Figure, height: int = HEIGHT, money_axis: str = "") -> go.F
     figure.update_layout(
         height=height,
         margin={"l": 8, "r": 8, "t": 28, "b": 8},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "xanchor": "left"},
         hovermode="closest",
         # Streamlit's own template sets the ground and the font; this one is for notebooks.
         template="plotly_white",
