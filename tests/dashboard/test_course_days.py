@@ -16,7 +16,7 @@ from dashboard.figures.period import Period, selected
 from dashboard.utils import apptest, filters, layout, sources
 from dashboard.utils.databricks_connector import connect
 from dashboard.utils.sources import PARAMETER, DashboardError, Databricks, Lakehouse, Snapshot, source_named
-from shared.course.checks import BY_DAY, dashboard, registry, results
+from shared.course.checks import check_day, dashboard, registry
 from shared.course.days import DAYS
 from shared.settings import get_settings
 
@@ -28,9 +28,7 @@ ADDRESS = (
 
 def failures(day: int) -> dict[str, str]:
     """Return the checks of a day that fail in this home, with what they found."""
-    context = registry.Context(None, get_settings())
-    made = [results._run(day, entry, context) for entry in BY_DAY[day]]
-    return {result.name: result.found for result in made if not result.ok}
+    return {result.name: result.found for result in check_day(day) if not result.ok}
 
 
 @pytest.fixture
@@ -66,23 +64,27 @@ def test_a_chosen_source_fills_every_page_until_the_usual_ones_are_asked_again(l
 
 
 @pytest.mark.parametrize("day", [one.number for one in DAYS if not one.spark])
-@pytest.mark.parametrize(
-    "source", ["the lakehouse of this home", "the snapshot, chosen", "the snapshot, as there is no gold"]
-)
-def test_the_checks_pass_from_each_source(enter: Any, small_home: Path, tmp_path: Path, day: int, source: str) -> None:
-    enter(tmp_path if "no gold" in source else small_home)
-    before = (Snapshot(),) if "chosen" in source else ()
-    connect().use(*before)
-    with dashboard.pages_filled(registry.Context(None, get_settings())) as filled:
-        assert filled.title == source.partition(",")[0].replace("the snapshot", Snapshot.title)
-    assert failures(day) == {}
-    assert connect().used == before, "a check leaves the choice as it was"
-
-
-def test_the_checks_need_no_session(lakehouse: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_checks_pass_on_a_lakehouse_and_ask_for_no_engine(
+    lakehouse: Path, day: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the snapshot they are made by ``tests/notebooks/test_stored_dashboard.py``."""
     monkeypatch.setattr(registry, "connect", lambda settings: pytest.fail("an engine was asked for"))
-    for day in sorted(number for number in BY_DAY if number in range(21, 28)):
-        failures(day)
+    assert failures(day) == {}
+
+
+def test_a_check_fills_pages_from_what_was_chosen_and_leaves_the_choice(
+    enter: Any, small_home: Path, tmp_path: Path
+) -> None:
+    for home, chosen, filled in (
+        (small_home, (), "the lakehouse of this home"),
+        (small_home, (Snapshot(),), Snapshot.title),
+        (tmp_path, (), Snapshot.title),
+    ):
+        enter(home)
+        connect().use(*chosen)
+        with dashboard.pages_filled(registry.Context(None, get_settings())) as source:
+            assert source.title == connect().source().title == filled
+        assert connect().used == chosen
 
 
 # Day 21
