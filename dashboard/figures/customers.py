@@ -80,7 +80,7 @@ def segments(customers: pa.Table, joined: Period, segments: Collection[str] = ()
             customdata=[money(row.lifetime_value, cents=True), f"{row.customers:,} customers"],
             hovertemplate="%{fullData.name}: %{customdata} (%{x:.1%})<extra></extra>",
         )
-    figure.update_layout(barmode="stack")
+    figure.update_layout(barmode="stack", legend={"traceorder": "normal"})
     figure.update_xaxes(tickformat=".0%", range=[0, 1])
     said = "; ".join(
         f"{row.segment}: {row.customers:,} customers ({percent(row.share_of_customers)}), {money(row.lifetime_value)} "

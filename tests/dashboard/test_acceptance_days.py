@@ -62,6 +62,11 @@ def test_each_of_these_days_has_the_checks_that_are_tried_here() -> None:
     }
 
 
+def test_the_fallback_is_that_of_day_22() -> None:
+    """Which tests/dashboard/test_course_days.py sees fail."""
+    assert BY_DAY[27][2].run in [entry.run for entry in BY_DAY[22]]
+
+
 @pytest.mark.parametrize("day", [24, 25, 26])
 @pytest.mark.parametrize("is_built", [True, False])
 def test_the_checks_pass_on_a_lakehouse_and_on_the_snapshot(
@@ -86,24 +91,25 @@ def forgets(function: Callable[..., Any], *names: str) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize(
-    ("day", "module", "figure", "forgotten", "check"),
+    ("day", "module", "figure", "forgotten"),
     [
-        (24, customers, "lorenz", "segments", CUSTOMERS),
-        (24, customers, "recency_and_frequency", "segments", CUSTOMERS),
-        (24, customers, "cohorts", "segments", CUSTOMERS),
-        (24, customers, "cohorts", "through", CUSTOMERS),
-        (25, products, "price_against_units", "categories", PRODUCTS),
-        (25, products, "slow_sellers", "categories", PRODUCTS),
-        (25, products, "movers", "categories", PRODUCTS),
-        (27, sales, "orders_by_status", "categories", AC_010),
-        (27, sales, "order_value_over_time", "categories", AC_010),
-        (27, products, "best_sellers", "categories", AC_010),
+        (24, customers, "lorenz", "segments"),
+        (24, customers, "recency_and_frequency", "segments"),
+        (24, customers, "cohorts", "segments"),
+        (24, customers, "cohorts", "through"),
+        (25, products, "price_against_units", "categories"),
+        (25, products, "slow_sellers", "categories"),
+        (25, products, "movers", "categories"),
+        (27, sales, "orders_by_status", "categories"),
+        (27, sales, "order_value_over_time", "categories"),
+        (27, products, "best_sellers", "categories"),
     ],
 )
 def test_a_filter_that_one_figure_forgets_is_found(
-    lakehouse: Path, monkeypatch: pytest.MonkeyPatch, day: int, module: Any, figure: str, forgotten: str, check: str
+    lakehouse: Path, monkeypatch: pytest.MonkeyPatch, day: int, module: Any, figure: str, forgotten: str
 ) -> None:
     monkeypatch.setattr(module, figure, forgets(getattr(module, figure), forgotten))
+    check = {24: CUSTOMERS, 25: PRODUCTS, 27: AC_010}[day]
     found = failures(day, check)
     assert "figure " in found[check]
     assert " instead of " in found[check]
