@@ -42,6 +42,7 @@ LONGEST = (
     "test_stored_batch.py",
     "test_stored_streaming.py",
     "test_stored_delivery.py",
+    "test_stored_dashboard.py",
     "test_shop.py",
     "test_clickstream_accidents.py",
 )

@@ -24,6 +24,9 @@ DARK = "#10202f"
 HEIGHT = 320
 """Pixels."""
 
+ROOM_FOR_100 = 28
+"""Pixels right of an axis that ends at 100 %: half of its last label, which plotly leaves out where it does not fit."""
+
 NOT_REVENUE = ("cancelled", "returned")
 """Statuses of orders that are no revenue."""
 
@@ -74,7 +77,7 @@ def drawn(figure: go.Figure, height: int = HEIGHT, money_axis: str = "") -> go.F
     figure.update_layout(
         height=height,
         margin={"l": 8, "r": 8, "t": 28, "b": 8},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "xanchor": "left"},
         hovermode="closest",
         # For notebooks. On a page Streamlit's own template sets background and font.
         template="plotly_white",

@@ -23,6 +23,7 @@ from dashboard.figures.chart import (
     GREY,
     NOT_REVENUE,
     ORANGE,
+    ROOM_FOR_100,
     UNDER_TEXT,
     Chart,
     drawn,
@@ -79,14 +80,15 @@ def segments(customers: pa.Table, joined: Period, segments: Collection[str] = ()
             customdata=[money(row.lifetime_value, cents=True), f"{row.customers:,} customers"],
             hovertemplate="%{fullData.name}: %{customdata} (%{x:.1%})<extra></extra>",
         )
-    figure.update_layout(barmode="stack")
+    figure.update_layout(barmode="stack", legend={"traceorder": "normal"})
     figure.update_xaxes(tickformat=".0%", range=[0, 1])
     said = "; ".join(
         f"{row.segment}: {row.customers:,} customers ({percent(row.share_of_customers)}), {money(row.lifetime_value)} "
         f"({percent(row.share_of_value)})"
         for row in each(table)
     )
-    return Chart(drawn(figure, 240), table, f"Segments by lifetime value, first order {joined}. {said}.")
+    figure = drawn(figure, 240).update_layout(margin_r=ROOM_FOR_100)
+    return Chart(figure, table, f"Segments by lifetime value, first order {joined}. {said}.")
 
 
 def cohorts(retention: pa.Table, joined: Period, segments: Collection[str] = (), through: date | None = None) -> Chart:
@@ -175,7 +177,8 @@ def lorenz(customers: pa.Table, joined: Period, segments: Collection[str] = ()) 
         f"Lorenz curve, first order {joined}: the top 10 % of {len(values):,} customers bring {percent(top)} of the "
         f"revenue. Gini coefficient {gini(values):.2f}."
     )
-    return Chart(drawn(figure, 360), table, said)
+    figure = drawn(figure, 360).update_layout(margin_r=ROOM_FOR_100)
+    return Chart(figure, table, said)
 
 
 def recency_and_frequency(

@@ -19,6 +19,7 @@ from dashboard.figures.chart import (
     GREEN,
     GREY,
     ORANGE,
+    ROOM_FOR_100,
     Chart,
     drawn,
     each,
@@ -176,7 +177,8 @@ def share_in_category(products: pa.Table, sales: pa.Table, categories: Collectio
     figure.update_xaxes(tickformat=".0%", range=[0, 1])
     first = table[table["products"] == "first"].set_index("category")["share"]
     said = ", ".join(f"{name} {percent(first[name])}" for name in reversed(order))
-    return Chart(drawn(figure, 380), table, f"Share of the best product in the revenue of its category: {said}.")
+    figure = drawn(figure, 380).update_layout(margin_r=ROOM_FOR_100)
+    return Chart(figure, table, f"Share of the best product in the revenue of its category: {said}.")
 
 
 def slow_sellers(products: pa.Table, sales: pa.Table, categories: Collection[str] = ()) -> Chart:

@@ -137,7 +137,8 @@ def _over_time(daily: pa.Table, period: Period, categories: Collection[str], col
     by = "day" if period.days <= DAILY_UP_TO else "week"
     said = f"{title}, {period}, in steps of a {by}."
     if best is not None:
-        said += f" Highest in the {by} of {best['first_day']:%d %b %Y}: {money(best[column], cents=True)}."
+        when = f"{'on' if by == 'day' else 'in the week from'} {best['first_day']:%d %b %Y}"
+        said += f" Highest {when}: {money(best[column], cents=True)}."
     return Chart(figure, pd.concat(tables, ignore_index=True)[["period", *this.columns]], said)
 
 

@@ -64,14 +64,31 @@ class GoldConnection(BaseConnection[Sources]):
         self._why = ""
         self._rested_at = 0.0
         self._kept = Kept()
+        self._used: tuple[Source, ...] = ()
         return Sources(self._databricks(), Lakehouse(get_settings().lakehouse), Snapshot())
 
     def source(self) -> Source:
         """Return the source that a page asks now."""
         there = self._instance
-        if there.databricks and time.monotonic() >= self._rested_at:
-            return there.databricks
-        return there.lakehouse if there.lakehouse.is_there() else there.snapshot
+        local = there.lakehouse if there.lakehouse.is_there() else there.snapshot
+        order = self._used or (*filter(None, [there.databricks]), local)
+        resting = time.monotonic() < self._rested_at
+        return next((one for one in order if not (resting and isinstance(one, Databricks))), order[-1])
+
+    def use(self, *sources: Source) -> None:
+        """Ask these sources from now on, the first one that can be reached, and no others. None: the usual ones again.
+
+        For every session of this process. A notebook and a check choose what a page is filled from by this.
+
+        Example:
+            >>> connect().use(Snapshot())
+        """
+        self._used, self._why, self._rested_at = sources, "", 0.0
+
+    @property
+    def used(self) -> tuple[Source, ...]:
+        """What :meth:`use` was given last; empty: the usual sources."""
+        return self._used
 
     def why_not_databricks(self) -> str:
         """Return why Databricks is not in use although it should be; nothing if it is, or if none is configured."""

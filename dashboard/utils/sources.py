@@ -26,7 +26,7 @@ from pydantic import SecretStr
 from dashboard.utils.queries import QUERIES, Query
 from shared import delta_log
 from shared.errors import ShopMetricsError, first_line
-from shared.settings import CHECKOUT
+from shared.settings import CHECKOUT, get_settings
 
 Values = Mapping[str, date | str]
 """What the parameters of a query stand for."""
@@ -223,6 +223,14 @@ class Snapshot:
         """Read the answers; those with parameters are worked out by DuckDB."""
         return {ask: _or_error(self._answer, QUERIES[ask[0]], dict(ask[1])) for ask in asks}
 
+    def answer(self, query: Query, values: Values | None = None) -> pa.Table:
+        """Answer one question, also one of those that only the snapshot holds.
+
+        Raises:
+            DashboardError: if its file is missing, or is not the one that was made.
+        """
+        return self._answer(query, values or {})
+
     def tables(self) -> list[TableState]:
         """Return the files with their rows."""
         return [TableState(name, rows=entry["rows"]) for name, entry in self.manifest()["files"].items()]
@@ -256,6 +264,31 @@ class Snapshot:
                 "`git checkout data/gold_snapshot`, or make it again: make snapshot",
             )
         return pq.read_table(pa.BufferReader(content))
+
+
+def source_named(name: str) -> Lakehouse | Snapshot:
+    """Return a source of this machine by its name: ``snapshot``, or ``lakehouse`` for the one of this home.
+
+    Raises:
+        DashboardError: if there is no such source, or if the lakehouse holds no gold yet.
+
+    Example:
+        >>> source_named("snapshot").title
+        'the snapshot in the repository'
+    """
+    if name == Snapshot.name:
+        return Snapshot()
+    if name != Lakehouse.name:
+        raise DashboardError(
+            f"There is no source {name!r}: expected 'snapshot' or 'lakehouse'.", 'set source = "snapshot"'
+        )
+    lakehouse = Lakehouse(get_settings().lakehouse)
+    if not lakehouse.is_there():
+        raise DashboardError(
+            f"There is no gold table in {lakehouse.directory}.",
+            '`shopmetrics generate`, then `shopmetrics pipeline run`; or set source = "snapshot"',
+        )
+    return lakehouse
 
 
 class Databricks:

@@ -47,7 +47,7 @@ MOST_LINES = 15
 
 NO_TABLE = "none changed"
 
-CheckDay = Callable[[int, "SparkSession", Settings], list[checks.Result]]
+CheckDay = Callable[[int, "SparkSession | None", Settings], list[checks.Result]]
 
 
 @dataclass(frozen=True)
@@ -146,9 +146,11 @@ def run(
             f"Day {left_out[0]} needs an engine of its own, which it may end.", "run it with SPARK_REMOTE unset"
         )
     result = CourseRun(settings.home, _new_directory(runs), left_out=left_out)
-    if console and not named() and not running(settings):
-        console.print("Starting the engine, some ten seconds ...", highlight=False)
-    before = _states(connect(settings))
+    before: dict[str, TableState] = {}
+    if any(day.spark for day in chosen):
+        if console and not named() and not running(settings):
+            console.print("Starting the engine, some ten seconds ...", highlight=False)
+        before = _states(connect(settings))
     for number in left_out:
         if console:
             reason = "it needs an engine of its own, so run it with SPARK_REMOTE unset"
@@ -195,16 +197,16 @@ def _run_day(
         raise DayFailed(
             day,
             f"Day {day.number} ran to its end, but left no result of its checks in {settings.home}: expected "
-            f"checks.report({day.number}, spark) in the last cell of {day.notebook}, run in this home.",
+            f"{day.check_cell} in the last cell of {day.notebook}, run in this home.",
             again,
         )
-    spark = connect(settings)  # again: the notebook may have restarted the engine
+    spark = connect(settings) if day.spark else None  # again: the notebook may have restarted the engine
     results = check_day(day.number, spark, settings)
     try:
         checks.raise_if_failed(results)
     except CourseError as error:
         raise DayFailed(day, error.problem, again) from error
-    after = _states(spark)
+    after = _states(spark) if spark else before
     changed = tuple(state for table, state in after.items() if before.get(table) != state)
     seconds = time.monotonic() - started
     finished = DayRun(day.number, day.name, day.title, seconds, execution.peak_mb, changed, len(results), copy)

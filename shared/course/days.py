@@ -18,7 +18,8 @@ class Day:
     """One day: a notebook to run, a lesson to read, checks that hold afterwards.
 
     ``minutes`` is what a reader needs for lesson and notebook together, not what the machine needs. ``own_engine`` says
-    that the day looks into the home's engine, ends it or kills it, so that no engine elsewhere will do.
+    that the day looks into the home's engine, ends it or kills it, so that no engine elsewhere will do. ``spark`` is
+    False for a day that reads gold without Spark: nothing starts an engine for it.
     """
 
     number: int
@@ -27,6 +28,7 @@ class Day:
     week: int
     minutes: int
     own_engine: bool = False
+    spark: bool = True
     root: Path = field(default=CHECKOUT, repr=False)
 
     @property
@@ -38,6 +40,11 @@ class Day:
     def notebook(self) -> Path:
         """The notebook, with its stored outputs."""
         return self.root / "notebooks" / f"{self.name}.ipynb"
+
+    @property
+    def check_cell(self) -> str:
+        """The source of the notebook's last code cell."""
+        return f"checks.report({self.number}, spark)" if self.spark else f"checks.report({self.number})"
 
     @property
     def lesson(self) -> Path:
@@ -65,6 +72,13 @@ DAYS = (
     Day(17, "ci", "CI", week=3, minutes=45),
     Day(18, "cd", "CD", week=3, minutes=45),
     Day(19, "scheduling_data_quality", "Scheduling and data quality", week=3, minutes=65),
+    Day(21, "dashboard_scaffold", "Dashboard scaffold", week=4, minutes=55, spark=False),
+    Day(22, "dashboard_connector", "Connector", week=4, minutes=65, spark=False),
+    Day(23, "sales_performance", "Sales Performance", week=4, minutes=60, spark=False),
+    Day(24, "customer_analytics", "Customer Analytics", week=4, minutes=50, spark=False),
+    Day(25, "product_insights", "Product Insights", week=4, minutes=45, spark=False),
+    Day(26, "kafka_traffic", "Kafka Traffic", week=4, minutes=45, spark=False),
+    Day(27, "dashboard_acceptance", "Dashboard acceptance", week=4, minutes=45, spark=False),
 )
 """Every day that is built, in order."""
 

@@ -22,7 +22,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from shared.course.table import Cell, Rows, Table, numeric_columns, shortened, take, text
 from shared.errors import CourseError
@@ -198,14 +198,27 @@ def _change(was: Any, now: Any, width: int) -> Cell:
     return Cell(f"{shortened(text(was), width)} → {shortened(text(now), width)}", "changed")
 
 
-def figure(fig: go.Figure, alt: str, height: int = 360) -> None:
+class Described(Protocol):
+    """A figure with its alt text, as the functions of ``dashboard.figures`` return it."""
+
+    @property
+    def figure(self) -> go.Figure:
+        """The figure."""
+
+    @property
+    def alt(self) -> str:
+        """A sentence that says what the figure shows, with its numbers."""
+
+
+def figure(fig: go.Figure | Described, alt: str = "", height: int = 360) -> None:
     """Show a plotly figure: interactive in JupyterLab, a picture on a code host, a sentence for readers without either.
 
     The picture is drawn later, when the stored outputs are refreshed, so running a notebook needs no browser. Nothing
     is loaded from the network.
 
     Args:
-        fig: the figure; settings that it lacks come from the course's template.
+        fig: the figure, or a chart of the dashboard, which has its own alt text. Settings that the figure lacks come
+            from the course's template.
         alt: a sentence that says what the figure shows, with its numbers; screen readers read it, tests compare it.
         height: in pixels.
 
@@ -215,6 +228,10 @@ def figure(fig: go.Figure, alt: str, height: int = 360) -> None:
     Example:
         >>> figure(px.line(daily, x="order_date", y="orders"), alt="Orders per day: 219 to 512, highest in December.")
     """
+    import plotly.graph_objects as go
+
+    if not isinstance(fig, go.Figure):
+        fig, alt = fig.figure, alt or fig.alt
     if not alt.strip():
         raise CourseError("A figure has no alt text: expected a sentence that says what it shows.", "pass alt=...")
     # Through JSON and back: numpy values and dates become plain JSON values, as in a stored notebook.

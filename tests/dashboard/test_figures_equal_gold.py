@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from dashboard.utils.apptest import clean, metrics, opened, trace, traces
 from tests import lake
-from tests.dashboard.conftest import clean, metrics, opened, trace, traces
 from tests.dashboard.small_shop import CATEGORIES, FIRST, LAST
 
 REVENUE = "status NOT IN ('cancelled', 'returned')"

@@ -19,11 +19,11 @@ from deltalake import DeltaTable
 from pydantic import SecretStr
 
 from dashboard.utils import databricks_connector
+from dashboard.utils.apptest import APP, PAGES, clean, metrics, opened, trace
 from dashboard.utils.databricks_connector import Kept, connect
 from dashboard.utils.sources import DashboardError, Databricks, Lakehouse, OutOfReach, Snapshot, answer, bound
 from shared.settings import CHECKOUT
 from tests import lake
-from tests.dashboard.conftest import APP, PAGES, clean, metrics, opened, trace
 from tests.dashboard.small_shop import write
 from tests.dashboard.warehouse import CATALOG, TOKEN, Warehouse, serving
 

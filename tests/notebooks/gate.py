@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared import lineage
-from shared.course.days import Day, day, select
+from shared.course.days import DAYS, Day, day, select
 from shared.course.execution import environment, read
 from shared.course.refresh import default_settings
 from shared.runtime import kafka, spark
@@ -23,7 +23,9 @@ from shared.settings import CHECKOUT, Settings
 
 BATCH, STREAMING = (*select(1, 9), day(16), day(19)), select(10, 14)
 DELIVERY = (day(15), day(17), day(18))
-CHAINS: tuple[tuple[Day, ...], ...] = (BATCH, STREAMING, DELIVERY)
+DASHBOARD = tuple(one for one in DAYS if not one.spark)
+"""Days 21 to 27. No engine is started for them."""
+CHAINS: tuple[tuple[Day, ...], ...] = (BATCH, STREAMING, DELIVERY, DASHBOARD)
 """Every day is in one chain, so its notebook is executed once. Each `test_stored_*.py` compares one chain."""
 
 SANITIZE = Path(__file__).with_name("sanitize.cfg")
@@ -45,7 +47,10 @@ def compared_chain(days: Sequence[Day], scratch: Path) -> dict[str, Compared]:
     """Compare the notebooks of a chain in a fresh home, and check each day after its notebook. Results by name."""
     settings = default_settings(scratch / "home")
     try:
-        return compare([day.notebook for day in days], settings, scratch, checks=True)
+        found = compare([day.notebook for day in days], settings, scratch, checks=True)
+        if not any(day.spark for day in days):
+            assert not spark.log_path(settings).exists(), "a chain of days without Spark has started an engine"
+        return found
     finally:
         spark.down(settings)
         kafka.down(settings)

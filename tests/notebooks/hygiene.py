@@ -78,9 +78,15 @@ def says_what_it_is_and_ends_with_its_check(notebook: Any, day: Day) -> Iterator
     if first.cell_type != "markdown" or first.source.splitlines()[0] != heading:
         yield f"the first cell does not begin with `{heading}`"
     cells = [cell.source for cell in code(notebook)]
-    expected = ["display.lakehouse_state(spark)", f"checks.report({day.number}, spark)"]
-    if cells[-2:] != expected:
-        yield f"the last two code cells are {cells[-2:]}, expected {expected}"
+    expected = ["display.lakehouse_state(spark)"] * day.spark + [day.check_cell]
+    if cells[-len(expected) :] != expected:
+        yield f"the last code cells are {cells[-len(expected) :]}, expected {expected}"
+
+
+def spark_is_used_where_the_day_says_so(notebook: Any, day: Day) -> Iterator[str]:
+    for cell in code(notebook):
+        if not day.spark and (word := re.search(r"\bspark\b|\bpyspark\b|shared\.connect", cell.source)):
+            yield f"cell [{cell.execution_count}] uses {word[0]}, but the day is listed with spark=False"
 
 
 def is_stored_in_normal_form(notebook: Any, day: Day) -> Iterator[str]:
@@ -157,6 +163,7 @@ RULES = (
     outputs_are_compared,
     parameters_are_literals_and_the_defaults,
     says_what_it_is_and_ends_with_its_check,
+    spark_is_used_where_the_day_says_so,
     is_stored_in_normal_form,
     nothing_of_this_machine_is_stored,
     errors_are_on_purpose,

@@ -22,8 +22,8 @@ class DayChecks:
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_teardown(self, item: pytest.Item, nextitem: pytest.Item | None) -> None:
         if nextitem is None or nextitem.path != item.path:
-            (number,) = (day.number for day in DAYS if day.notebook == item.path)
-            checks.raise_if_failed(checks.check_day(number, shared.connect()))
+            (day,) = (day for day in DAYS if day.notebook == item.path)
+            checks.raise_if_failed(checks.check_day(day.number, shared.connect() if day.spark else None))
 
 
 if __name__ == "__main__":

@@ -29,9 +29,16 @@ class Notebooks:
         self.root = root
         (root / "notebooks").mkdir()
 
-    def make(self, *cells: str, slug: str = "sample", number: int = 2, tags: dict[int, list[str]] | None = None) -> Day:
+    def make(
+        self,
+        *cells: str,
+        slug: str = "sample",
+        number: int = 2,
+        tags: dict[int, list[str]] | None = None,
+        spark: bool = True,
+    ) -> Day:
         """Write a notebook with a parameters cell and these code cells (tagged by position) and return its day."""
-        day = Day(number, slug, "Sample", week=1, minutes=1, root=self.root)
+        day = Day(number, slug, "Sample", week=1, minutes=1, spark=spark, root=self.root)
         code = [new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}, id="parameters")]
         for position, source in enumerate(cells):
             metadata = {"tags": (tags or {}).get(position, [])}

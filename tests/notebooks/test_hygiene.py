@@ -13,7 +13,14 @@ from typing import Any
 import gate
 import pytest
 from gate import CHAINS
-from hygiene import LINK, RULES, anchors, broken_link
+from hygiene import (
+    LINK,
+    RULES,
+    anchors,
+    broken_link,
+    says_what_it_is_and_ends_with_its_check,
+    spark_is_used_where_the_day_says_so,
+)
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from shared.course.days import DAYS, Day
@@ -212,7 +219,27 @@ def test_a_bad_notebook_breaks_its_rule(rule: str, position: int) -> None:
 
 
 def test_every_rule_has_a_notebook_that_breaks_it() -> None:
-    assert set(BAD) == {rule.__name__ for rule in RULES}
+    # The rule about Spark has a test of its own: it is about days without.
+    assert set(BAD) == {rule.__name__ for rule in RULES} - {spark_is_used_where_the_day_says_so.__name__}
+
+
+WITHOUT_SPARK = Day(21, "no_spark", "Without Spark", week=4, minutes=1, spark=False)
+
+
+@pytest.mark.parametrize(
+    "source", ["spark = shared.connect()", "shared.connect()", "from pyspark.sql import functions", "spark.sql('')"]
+)
+def test_a_day_without_spark_uses_none(source: str) -> None:
+    notebook = good()
+    notebook.cells[0].update(source="# Day 21: Without Spark")
+    del notebook.cells[-2]
+    notebook.cells[-1].update(source="checks.report(21)")
+    for rule in (says_what_it_is_and_ends_with_its_check, spark_is_used_where_the_day_says_so):
+        assert list(rule(notebook, WITHOUT_SPARK)) == []
+    change(source=source)(notebook)
+    assert len(list(spark_is_used_where_the_day_says_so(notebook, WITHOUT_SPARK))) == 1
+    notebook.cells[-1].update(source="checks.report(21, spark)")
+    assert list(says_what_it_is_and_ends_with_its_check(notebook, WITHOUT_SPARK))
 
 
 def test_an_error_on_purpose_is_none() -> None:

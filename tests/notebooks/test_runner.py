@@ -80,6 +80,21 @@ def test_a_day_that_needs_its_own_engine_is_left_out_where_another_is_named(
         run_days(notebooks, own)
 
 
+def test_for_days_without_spark_no_engine_is_started(notebooks: Notebooks, here: None, settings: Settings) -> None:
+    asked: list[Any] = []
+
+    def check_day(number: int, spark: Any, settings: Settings) -> list[Result]:
+        asked.append(spark)
+        return [Result(number, "It holds", True, "", "", "")]
+
+    pretend = PRETEND.replace("get_settings()", f"get_settings(home={str(settings.home)!r})")
+    day = notebooks.make(pretend, number=2, spark=False)
+    result = run_days(notebooks, day, settings=settings, check_day=check_day, console=Console(file=io.StringIO()))
+    assert result.ok, result.error
+    assert (asked, result.days[0].tables) == ([None], ())
+    assert not engine.log_path(settings).exists()
+
+
 def test_a_failing_cell_stops_the_run_and_is_shown(spark: Any, notebooks: Notebooks) -> None:
     bad = notebooks.make("x = {}\nx['missing']", "print('not reached')", slug="bad")
     after = notebooks.make("print('not reached either')", slug="after")

@@ -70,6 +70,21 @@ def test_what_cannot_be_read_fails_the_check(only_check: Any, settings: Settings
     assert (found.ok, found.found) == (False, "no file")
 
 
+def test_a_session_is_made_only_where_a_check_asks_for_one(
+    only_check: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Settings] = []
+    monkeypatch.setattr(registry, "connect", lambda settings: made.append(settings) or "a session")
+    only_check(lambda context: Finding("nothing asked", "nothing asked"))
+    assert [entry.ok for entry in check_day(3, settings=settings)] == [True]
+    assert made == []
+    only_check(lambda context: Finding(f"{context.spark} {context.spark}", "a session a session"))
+    assert [entry.ok for entry in check_day(3, settings=settings)] == [True, True]
+    assert made == [settings]
+    assert [entry.ok for entry in check_day(3, cast(Any, "given"), settings)] == [True, False]
+    assert made == [settings]
+
+
 def test_a_mistake_in_a_check_is_not_taken_for_a_finding(only_check: Any, settings: Settings) -> None:
     only_check(lambda context: context.no_such_thing)
     with pytest.raises(AttributeError):

@@ -196,6 +196,21 @@ def test_a_figure_keeps_what_its_author_set(page: list[dict[str, Any]]) -> None:
     assert (layout["height"], layout["plot_bgcolor"]) == (500, "#eeeeee")
 
 
+def test_a_chart_of_the_dashboard_brings_its_alt_text(page: list[dict[str, Any]]) -> None:
+    import plotly.graph_objects as go
+
+    from dashboard.figures.chart import Chart, drawn
+
+    chart = Chart(drawn(go.Figure(go.Bar(x=["a"], y=[1]))), pd.DataFrame(), "One bar.")
+    display.figure(chart)
+    display.figure(chart, alt="A bar of height 1.")
+    assert [shown["text/plain"] for shown in page] == ["One bar.", "A bar of height 1."]
+    layout = page[0][display.PLOTLY_MIME]["layout"]
+    # The course's own template: plotly's would be stored with every figure.
+    assert layout["template"]["layout"]["paper_bgcolor"] == "#ffffff"
+    assert len(json.dumps(page[0])) < 2_500
+
+
 def test_a_figure_without_alt_text_is_refused() -> None:
     import plotly.graph_objects as go
 

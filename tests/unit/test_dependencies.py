@@ -84,6 +84,27 @@ def test_no_module_imports_from_a_layer_above_its_own() -> None:
     assert {(name, used) for name, used in edges if layer_of(used) > layer_of(name)} == set()
 
 
+def test_only_the_checks_of_the_course_know_the_dashboard_and_import_it_when_they_are_made() -> None:
+    """A job in the cloud installs ``shared`` without the dashboard's packages."""
+    found: dict[str, list[str]] = {}
+    for name, file in modules().items():
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        late = {
+            id(node)
+            for scope in ast.walk(tree)
+            if isinstance(scope, ast.FunctionDef)
+            or (isinstance(scope, ast.If) and ast.unparse(scope.test) == "TYPE_CHECKING")
+            for node in ast.walk(scope)
+        }
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if any(one.split(".")[0] == "dashboard" for one in names):
+                found.setdefault(name, []).append("" if id(node) in late else ast.unparse(node))
+    assert set(found) == {"shared.course.checks.dashboard"}
+    assert not [at_once for imported in found.values() for at_once in imported if at_once]
+
+
 def test_modules_do_not_import_each_other_in_a_circle() -> None:
     # A circle raises CycleError, which names its modules.
     assert len(list(TopologicalSorter(graph()).static_order())) == len(graph())

@@ -1,6 +1,7 @@
 """What holds after each day, asserted on the tables and files themselves."""
 
 # Each enters its checks when it is imported.
+from shared.course.checks import dashboard as dashboard
 from shared.course.checks import deployment as deployment
 from shared.course.checks import gold as gold
 from shared.course.checks import quality as quality

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from shared import catalog
 from shared.bronze.contracts import SOURCES
 from shared.control_table import ControlTable, Definition
+from shared.runtime.spark import connect
 from shared.settings import Settings
 
 if TYPE_CHECKING:
@@ -37,10 +38,20 @@ class Finding:
 
 @dataclass(frozen=True)
 class Context:
-    """What a check looks at."""
+    """What a check looks at.
 
-    spark: SparkSession
+    Attributes:
+        session: the session, or None: one is then made when a check asks for it first, and an engine with it.
+        settings: the home.
+    """
+
+    session: SparkSession | None
     settings: Settings
+
+    @cached_property
+    def spark(self) -> SparkSession:
+        """The session."""
+        return self.session or connect(self.settings)
 
     @property
     def landing(self) -> Path:

@@ -39,8 +39,13 @@ class Result:
     """What usually lies behind a failure, and what to do."""
 
 
-def check_day(number: int, spark: SparkSession, settings: Settings | None = None) -> list[Result]:
+def check_day(number: int, spark: SparkSession | None = None, settings: Settings | None = None) -> list[Result]:
     """Check what a day promises, and return one result per check, passed or not. Changes nothing.
+
+    Args:
+        number: of the day.
+        spark: the session; without it one is made where a check asks for one.
+        settings: the home; defaults to this process's settings.
 
     Raises:
         CourseError: if there is no such day, or it has no check.
@@ -138,8 +143,13 @@ def law_4(spark: SparkSession, run_again: Callable[[SparkSession], object]) -> R
     return Result(0, "Law 4: running again changes nothing", not changed, found, expected, cause)
 
 
-def report(number: int, spark: SparkSession, settings: Settings | None = None) -> None:
+def report(number: int, spark: SparkSession | None = None, settings: Settings | None = None) -> None:
     """Check a day, show the results, and note them in the home for the runner: a notebook's last cell.
+
+    Args:
+        number: of the day.
+        spark: the session; a day that uses no Spark has none.
+        settings: the home; defaults to this process's settings.
 
     Raises:
         CourseError: if a check failed, naming each with its usual cause.

@@ -1,0 +1,15 @@
+"""Days 21 to 27: every stored output is what a run gives today, and each day's checks pass after its notebook."""
+
+from __future__ import annotations
+
+import pytest
+from gate import DASHBOARD, Compared, assert_as_stored
+
+from shared.course.days import Day
+
+CHAIN = DASHBOARD
+
+
+@pytest.mark.parametrize("day", CHAIN, ids=lambda day: day.name)
+def test_stored_outputs_are_what_a_run_gives(compared: dict[str, Compared], day: Day) -> None:
+    assert_as_stored(compared, day)
