@@ -65,6 +65,7 @@ DAYS = (
     Day(17, "ci", "CI", week=3, minutes=45),
     Day(18, "cd", "CD", week=3, minutes=45),
     Day(19, "scheduling_data_quality", "Scheduling and data quality", week=3, minutes=65),
+    Day(20, "optimisation", "Optimisation", week=3, minutes=65),
 )
 """Every day that is built, in order."""
 

@@ -19,7 +19,7 @@ from shared.course.refresh import default_settings
 from shared.runtime import kafka, spark
 from shared.settings import CHECKOUT, Settings
 
-BATCH, STREAMING = (*select(1, 9), day(16), day(19)), select(10, 14)
+BATCH, STREAMING = (*select(1, 9), day(16), day(19), day(20)), select(10, 14)
 DELIVERY = (day(15), day(17), day(18))
 CHAINS: tuple[tuple[Day, ...], ...] = (BATCH, STREAMING, DELIVERY)
 """Every day once, and its notebook is executed once: `test_stored_*.py` compares one chain each."""
