@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.tree import Tree
 
 from shared.errors import BundleError, ShopMetricsError, first_line, is_engine_gone
 from shared.masking import masked
@@ -56,6 +57,14 @@ def _for_all(
         # A task of a serverless job can be given arguments, and no environment variables.
         os.environ[PREFIX + "CATALOG"] = catalog
         read_again()
+
+
+class Direction(StrEnum):
+    """Which way lineage is followed from a table."""
+
+    upstream = "upstream"
+    downstream = "downstream"
+    both = "both"
 
 
 class Layer(StrEnum):
@@ -353,6 +362,60 @@ def maintain(
         )
     _print(table)
     typer.echo("nothing was changed" if dry_run else "")
+
+
+@app.command(epilog="Example: `shopmetrics lineage gold.daily_sales_summary`")
+def lineage(
+    table: Annotated[str | None, typer.Argument(help="One table. Default: list every edge.")] = None,
+    columns: Annotated[bool, typer.Option("--columns", help="Show the columns that each column comes from.")] = False,
+    direction: Annotated[
+        Direction, typer.Option(help="What the table is made from, what is made from it, or both.")
+    ] = (Direction.upstream),
+    keep: Annotated[
+        bool, typer.Option("--record", help="Keep what was captured in `ops.lineage_edges` and `ops.lineage_columns`.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Print what a table is made from, down to files and topic: as captured by engine and run log, and as declared.
+
+    Neither is asked: events and log are files. `--record` alone needs the engine.
+    """
+    from shared import lineage as captured_lineage
+    from shared.course import lineage_tree
+
+    if keep:
+        import shared
+
+        edges, of_columns = captured_lineage.record(shared.connect())
+        typer.echo(
+            f"{edges:,} edges came to {captured_lineage.EDGES}, {of_columns:,} to {captured_lineage.COLUMNS}", err=True
+        )
+    found = captured_lineage.captured()
+    lines = captured_lineage.lines(captured_lineage.declared(), found.edges)
+    if table:
+        lines = captured_lineage.around(lines, table, direction.value)
+    shown = {edge.target for edge in lines}
+    of_columns_shown = [edge for edge in found.columns if edge.target in shown] if columns else []
+    if as_json:
+        _print_json(captured_lineage.as_dict(lines, of_columns_shown))
+    elif table and columns:
+        _print(lineage_tree.of_columns(found.columns, table, direction.value))
+    elif table:
+        _print(lineage_tree.of_table(lines, table, direction.value))
+    else:
+        listed = _table("source", "target", "captured by", "declared as")
+        for edge in lines:
+            listed.add_row(edge.source, edge.target, ", ".join(edge.captured_by) or "-", edge.why or "-")
+        _print(listed)
+        if columns:
+            listed = _table("source column", "target column", "how")
+            for one in found.columns:
+                target = f"{one.target}.{one.target_column}" if one.target_column else f"rows of {one.target}"
+                listed.add_row(f"{one.source}.{one.source_column}", target, f"{one.kind}, {one.transformation}")
+            _print(listed)
+    if why := captured_lineage.why_nothing(found):
+        # The edges above are what the metadata says.
+        typer.echo(why, err=True)
 
 
 @app.command(epilog="Example: `shopmetrics tags personal_data`")
@@ -898,7 +961,7 @@ def _table(*columns: str, numbers: tuple[int, ...] = ()) -> Table:
     return table
 
 
-def _print(table: Table) -> None:
+def _print(table: Table | Tree) -> None:
     # Into a file or a pipe nothing should be wrapped or cut.
     Console(width=None if sys.stdout.isatty() else 10_000).print(table)
 

@@ -8,8 +8,10 @@ millisecond. The format is that of the Delta transaction log protocol: one JSON 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 
 def newest_version(log: Path) -> int | None:
@@ -58,6 +60,27 @@ def commit_info(log: Path, version: int) -> dict[str, Any] | None:
     """Return what a commit says of itself; None if it has been cleaned up already, or says nothing."""
     commit = log / f"{version:020d}.json"
     return _action(commit, "commitInfo") if commit.is_file() else None
+
+
+def data_files(log: Path) -> list[Path]:
+    """Return the data files of a table's newest version, for who reads a small table without an engine.
+
+    The table must have no deletion vectors, as those of ``ops`` have none.
+    """
+    begun, there = -1, set()
+    with suppress(OSError, ValueError, KeyError):
+        begun = int(json.loads((log / "_last_checkpoint").read_text(encoding="utf-8"))["version"])
+    if begun >= 0:
+        import pyarrow.parquet as pq
+
+        for file in log.glob(f"{begun:020d}.checkpoint*.parquet"):
+            rows = pq.ParquetFile(file).read(columns=["add"]).column("add").to_pylist()
+            there |= {row["path"] for row in rows if row}
+    for commit in sorted(file for file in log.glob("*.json") if file.stem.isdigit() and int(file.stem) > begun):
+        actions = [json.loads(line) for line in commit.read_text(encoding="utf-8").splitlines()]
+        there -= {action["remove"]["path"] for action in actions if "remove" in action}
+        there |= {action["add"]["path"] for action in actions if "add" in action}
+    return sorted(log.parent / unquote(path) for path in there)
 
 
 def _newest(log: Path, suffix: str) -> int | None:

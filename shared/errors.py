@@ -64,6 +64,10 @@ class MetadataError(ShopMetricsError):
     """What the pipeline is told to do cannot be done: a declaration is wrong, or contradicts another."""
 
 
+class LineageError(ShopMetricsError):
+    """Nothing is known of where a table comes from."""
+
+
 class MaintenanceError(ShopMetricsError):
     """Maintenance was asked for something that would harm a table."""
 

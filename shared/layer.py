@@ -71,6 +71,8 @@ class Work(Generic[D]):
     """What the lookups of a fact have said of it."""
     changed: Changed = field(default_factory=Changed)
     released: int = 0
+    also_read: list[Read] = field(default_factory=list)
+    """Tables that are looked into at one version, and that no cursor goes on from: the run log names them too."""
 
     @property
     def cursors(self) -> dict[str, int | None]:
@@ -79,8 +81,8 @@ class Work(Generic[D]):
 
     @property
     def targets(self) -> dict[str, int]:
-        """Through which version each source is read now."""
-        return {read.table: read.to_version for read in self.reads}
+        """Through which version each source, and each table that is looked into, is read now."""
+        return {read.table: read.to_version for read in (*self.reads, *self.also_read)}
 
 
 class LayerRun(ABC, Generic[D]):
@@ -124,9 +126,18 @@ class LayerRun(ABC, Generic[D]):
         """Return why a table of this layer is to be rebuilt although its cursor holds; empty if it is not."""
         return ""
 
+    def also_read(self, definition: D) -> tuple[str, ...]:
+        """Return the tables that a table's turn looks into beside its sources; news in them alone is no reason to run.
+
+        Without them the lineage in the run log would lack an edge.
+        """
+        return ()
+
     def run(self, chosen: Sequence[D]) -> list[TableRun]:
         """Run these tables and write the log; return what was done to each, in processing order."""
-        mentioned = sorted({name for one in chosen for name in (one.target, *one.sources, *one.depends_on)})
+        mentioned = sorted(
+            {name for one in chosen for name in (one.target, *one.sources, *one.depends_on, *self.also_read(one))}
+        )
         with ThreadPoolExecutor(max_workers=4) as pool:
             # Read at the side of the rest; the tables' turns then find it read.
             read = pool.submit(self.log.last, mentioned[0])
@@ -223,7 +234,7 @@ class LayerRun(ABC, Generic[D]):
             result,
             seconds=round(time.perf_counter() - clock, 3),
             reason=result.reason or work.reason,
-            reads=tuple(work.reads),
+            reads=(*work.reads, *work.also_read),
             rows_read=work.counts.get("rows_read", 0),
             rows_accepted=work.counts.get("accepted", 0),
             rows_quarantined=work.counts.get("quarantined", 0),
@@ -256,7 +267,8 @@ class LayerRun(ABC, Generic[D]):
     def _plan(self, work: Work[D]) -> None:
         """Decide from which versions of its sources the table goes on, or why it must be rebuilt."""
         definition = work.definition
-        for source in definition.sources:
+        also = [name for name in self.also_read(definition) if name not in definition.sources]
+        for source in (*definition.sources, *also):
             if source not in self.states:
                 raise PipelineError(
                     f"The source table {source} of {definition.target} does not exist.",
@@ -274,6 +286,15 @@ class LayerRun(ABC, Generic[D]):
                 self.states[source].version,
             )
             for source in definition.sources
+        ]
+        work.also_read = [
+            Read(
+                name,
+                self.states[name].table_id,
+                known[name].to_version if name in known and not work.reason else None,
+                self.states[name].version,
+            )
+            for name in also
         ]
 
     def _why_anew(self, definition: D, before: TableRun | None, known: dict[str, Read]) -> str:

@@ -65,6 +65,9 @@ class Settings(BaseSettings):
     kafka_port: int = Field(0, ge=0, le=65535, description="port of the local Kafka broker; 0 picks a free one")
     start_timeout: float = Field(180.0, gt=0, description="seconds to wait for a server to answer")
     startup_cache: bool = Field(True, description="use the engine's start-up cache")
+    lineage_events: bool = Field(
+        True, description="let the engine write lineage events; a run is quicker without, and lineage has no columns"
+    )
     catalog: str = Field("shopmetrics_ecommerce", description="Unity Catalog name, used on Databricks only")
     secret_scope: str = Field("shopmetrics", description="Databricks secret scope")
     seed: int = Field(42, ge=0, description="seed of every random stream")

@@ -165,12 +165,18 @@ def spark_conf(settings: Settings) -> dict[str, str]:
         "spark.databricks.delta.properties.defaults.enableDeletionVectors": "false",
         "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
         "spark.sql.streaming.noDataMicroBatches.enabled": "false",
-        # Lineage: START and COMPLETE events of every query, one JSON document a line.
+        **(_lineage_conf(settings) if settings.lineage_events else {}),
+        **settings.spark_options,
+    }
+
+
+def _lineage_conf(settings: Settings) -> dict[str, str]:
+    """Return what lets the engine write START and COMPLETE events of its queries, one JSON document a line."""
+    return {
         "spark.extraListeners": "io.openlineage.spark.agent.OpenLineageSparkListener",
         "spark.openlineage.transport.type": "file",
         "spark.openlineage.transport.location": str(settings.lineage / "events.jsonl"),
         "spark.openlineage.namespace": "shopmetrics",
-        **settings.spark_options,
     }
 
 

@@ -125,6 +125,20 @@ def _inlined(expression: str, columns: Mapping[str, str]) -> str:
     )
 
 
+def looked_into(definition: TableDefinition, known: Mapping[str, TableDefinition]) -> tuple[str, ...]:
+    """Return the tables that a fact looks into beside its sources: those of the dimensions that take inferred members.
+
+    They say when a thing was first delivered, and so which facts came before it.
+
+    Args:
+        definition: the table.
+        known: all definitions by their targets.
+    """
+    inferring = [known.get(join.dimension) for join in definition.dimension_joins if join.unknown == "infer"]
+    names = dict.fromkeys(dimension.source for dimension in inferring if dimension)
+    return tuple(name for name in names if name not in definition.sources)
+
+
 def problems(definitions: Sequence[TableDefinition], columns: Mapping[str, Sequence[str]]) -> list[str]:
     """Return everything that is wrong with these definitions taken together, each as a sentence; none if all is well.
 

@@ -129,6 +129,10 @@ class _SilverRun(LayerRun[TableDefinition]):
         self.inferring = threading.Lock()
         """Held by a fact that adds members to a dimension: another at its side may lack the same ones."""
 
+    def also_read(self, definition: TableDefinition) -> tuple[str, ...]:
+        """Return the sources of dimensions that take inferred members: they say when a thing was first delivered."""
+        return metadata.looked_into(definition, self.known)
+
     def _dimensions(self, work: SilverWork) -> list[Dimension]:
         dimensions = []
         for join in work.definition.dimension_joins:
@@ -210,7 +214,7 @@ class _SilverRun(LayerRun[TableDefinition]):
                 rows = rows.join(F.broadcast(known), F.col(join.key) == F.col(f"known_{number}"), "left")
                 is_special |= F.col(f"known_{number}").isNull()
             else:
-                late = changes.kept(self._delivered_late(rows, dimension, number))
+                late = changes.kept(self._delivered_late(work, rows, dimension, number))
                 if late.isEmpty():
                     continue
                 rows = rows.join(F.broadcast(late), F.col(join.key) == F.col(f"late_{number}"), "left")
@@ -222,14 +226,14 @@ class _SilverRun(LayerRun[TableDefinition]):
             .select(*definition.business_keys)
         )
 
-    def _delivered_late(self, rows: DataFrame, dimension: TableDefinition, number: int) -> DataFrame:
+    def _delivered_late(self, work: SilverWork, rows: DataFrame, dimension: TableDefinition, number: int) -> DataFrame:
         """Return the few keys of a dimension that its source first delivered after the first of these rows came."""
         (key,) = dimension.business_keys
         since = F.min("ingested_at")
         first = rows.agg(since.alias("first")).first()
         assert first is not None
         return (
-            self.spark.table(dimension.source)
+            self.snapshot(dimension.source, work.targets[dimension.source])
             .groupBy(F.col(key).alias(f"late_{number}"))
             .agg(since.alias(f"since_{number}"))
             .where(F.col(f"since_{number}") > F.lit(first["first"]))
@@ -334,7 +338,8 @@ class _SilverRun(LayerRun[TableDefinition]):
             if dimension.join.unknown == "infer":
                 key = dimension.key
                 named = rows.select(F.col(dimension.join.key).alias(key)).distinct()
-                delivered = self.spark.table(dimension.definition.source).select(key, "ingested_at")
+                source = dimension.definition.source
+                delivered = self.snapshot(source, work.targets[source]).select(key, "ingested_at")
                 members = dimension.table.select(key, F.lit(True).alias("has_member"))
                 known = (
                     delivered.unionByName(members, allowMissingColumns=True)

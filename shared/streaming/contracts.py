@@ -11,6 +11,9 @@ TRAFFIC = "gold.hourly_traffic_metrics"
 LOG = "ops.stream_log"
 GAPS = "ops.stream_gaps"
 
+MADE_FROM = {EVENTS: (BRONZE,), SESSIONS: (EVENTS,), TRAFFIC: (EVENTS, SESSIONS)}
+"""Table to the tables that a micro-batch makes it from."""
+
 FUNNEL = ("page_view", "product_view", "add_to_cart", "checkout", "purchase")
 """The steps on the way to a purchase, in their order."""
 

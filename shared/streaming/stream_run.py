@@ -19,12 +19,12 @@ from pyspark.sql import functions as F
 from shared import catalog, run_log
 from shared.errors import BrokerError, PipelineError, ShopMetricsError, first_line, is_engine_gone
 from shared.interpreted import configured, interpreted
-from shared.run_log import TableRun
+from shared.run_log import Read, TableRun
 from shared.runtime import kafka
 from shared.runtime.kafka import TOPIC
 from shared.settings import Settings, get_settings
 from shared.streaming import gaps, queries
-from shared.streaming.contracts import BRONZE, EVENTS, LOG, SESSIONS
+from shared.streaming.contracts import BRONZE, EVENTS, LOG, MADE_FROM, SESSIONS
 from shared.streaming.gaps import Gap
 from shared.streaming.queries import TO_BRONZE, TO_GOLD
 
@@ -342,6 +342,7 @@ def _close(spark: SparkSession, account: _Account, failure: str = "") -> None:
     assert counts is not None
     seconds = time.perf_counter() - account.clock
     runs = []
+    now = {table: catalog.identity(spark, table) for table in account.versions}
     for table, version in account.versions.items():
         rows = catalog.changes_since(spark, table, version)
         done = TableRun(
@@ -355,7 +356,10 @@ def _close(spark: SparkSession, account: _Account, failure: str = "") -> None:
             rows_updated=rows["updated"],
             rows_deleted=rows["deleted"],
             from_version=version,
-            to_version=catalog.version(spark, table),
+            to_version=now[table][1],
+            table_id=now[table][0],
+            # The checkpoint is the cursor of a stream; the versions say what there was to read.
+            reads=tuple(Read(one, now[one][0], account.versions[one], now[one][1]) for one in MADE_FROM.get(table, ())),
         )
         if failure and table not in account.finished:
             done = replace(done, status="failed", reason=failure)

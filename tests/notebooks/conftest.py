@@ -23,6 +23,12 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def compared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Compared]:
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the module's chain has its home."""
+    return tmp_path_factory.mktemp("chain")
+
+
+@pytest.fixture(scope="module")
+def compared(request: pytest.FixtureRequest, scratch: Path) -> dict[str, Compared]:
     """What became of the notebooks of the module's ``CHAIN``."""
-    return compared_chain(request.module.CHAIN, tmp_path_factory.mktemp("chain"))
+    return compared_chain(request.module.CHAIN, scratch)

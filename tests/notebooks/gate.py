@@ -9,10 +9,11 @@ import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from shared import lineage
 from shared.course.days import Day, day, select
 from shared.course.execution import environment, read
 from shared.course.refresh import default_settings
@@ -77,6 +78,25 @@ def compare(notebooks: Sequence[Path], settings: Settings, scratch: Path, checks
         before = compared[name]
         compared[name] = Compared(before.cells + 1, (*before.differences, *troubles))
     return compared
+
+
+def assert_lineage_is_declared(
+    home: Path, tables: Sequence[str], beside: Mapping[str, tuple[str, ...]] | None = None
+) -> None:
+    """See that what the notebooks' engine and run log have shown of these tables is what the metadata says.
+
+    Read from the files of the home: its engine has ended.
+
+    Args:
+        home: the home of the chain.
+        tables: the tables that the chain's days make.
+        beside: table to the sources from which a notebook fills it beside those of the pipeline.
+    """
+    found = lineage.captured(default_settings(home))
+    assert {edge.captured_by for edge in found.edges} == {"engine", "run log"}
+    compared = {one.table: one for one in lineage.compare(captured_edges=found.edges)}
+    expected = [lineage.Comparison(table, (), (beside or {}).get(table, ())) for table in tables]
+    assert [compared[table] for table in tables] == expected
 
 
 def assert_as_stored(compared: dict[str, Compared], day: Day) -> None:

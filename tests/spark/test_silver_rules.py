@@ -202,7 +202,7 @@ def test_the_log_says_what_was_done_a_row_in_the_control_table_is_a_table_and_ba
     assert fact.to_version == shop.versions()[FACT]
     assert fact.seconds > 0
     assert {read["table"]: read["from_version"] for read in fact.reads} == {
-        "bronze.orders_raw": None, DIMENSION: None, PRODUCTS: None,
+        "bronze.orders_raw": None, DIMENSION: None, PRODUCTS: None, "bronze.customers_raw": None,
     }  # fmt: skip
     assert fact.dependencies == [
         f"{DIMENSION} succeeded in this run, version {log[DIMENSION].to_version}",
