@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from shared import catalog, gold
 from shared.errors import MaintenanceError, PipelineError
+from shared.interpreted import configured
 from shared.lock import one_run_at_a_time
 from shared.settings import Settings, get_settings
 from shared.streaming import queries
@@ -32,8 +33,15 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 RETENTION = timedelta(days=7)
-"""Files that were replaced less than this ago are kept (FR-011). Delta refuses less, because a reader or a writer that
-is still at work may need them; and a cursor that is older than this finds its change data feed gone."""
+"""Files that were replaced less than this ago are kept (FR-011). Less is refused, because a reader or a writer that is
+still at work may need them; and a cursor that is older than this finds its change data feed gone."""
+
+_IGNORES_RETAIN = "spark.databricks.delta.vacuum.retentionWindowIgnore.enabled"
+"""Delta 4.4 goes by the table property ``delta.deletedFileRetentionDuration``, seven days by default, and ignores every
+``RETAIN`` but one of 0 hours, unless this is false."""
+
+_FILES = (".parquet", ".bin")
+"""What the names of a table's data files, change files and deletion vectors end in."""
 
 
 @dataclass(frozen=True)
@@ -103,11 +111,9 @@ def maintain(
 def _maintained(
     spark: SparkSession, table: str, columns: Sequence[str], retention: timedelta, dry_run: bool, may_lay_out: bool
 ) -> Maintained:
-    changed = catalog.last_change(spark, table)
     files, size = _files(spark, table)
     layout = ""
-    since = catalog.commits(spark, table, changed.version) if changed else []
-    if may_lay_out and files > 1 and not any(one.operation == "OPTIMIZE" for one in since):
+    if may_lay_out and files > 1 and not _is_laid_out(spark, table):
         layout = f"ordered by {', '.join(columns)}" if columns else "compacted"
     if layout and not dry_run:
         names = ", ".join(f"`{name}`" for name in columns)
@@ -118,6 +124,22 @@ def _maintained(
     return Maintained(table, layout, files, files_after, size, size_after, deleted)
 
 
+def waits_for_layout(spark: SparkSession, table: str) -> bool:
+    """Return whether :func:`maintain` would lay out the files of a table that no stream is writing.
+
+    Raises:
+        CatalogError: if there is no such table.
+    """
+    return _files(spark, table)[0] > 1 and not _is_laid_out(spark, table)
+
+
+def _is_laid_out(spark: SparkSession, table: str) -> bool:
+    """Return whether there was an OPTIMIZE after the last commit that changed rows."""
+    changed = catalog.last_change(spark, table)
+    since = catalog.commits(spark, table, changed.version) if changed else []
+    return any(one.operation == "OPTIMIZE" for one in since)
+
+
 def _files(spark: SparkSession, table: str) -> tuple[int, int]:
     detail = spark.sql(f"DESCRIBE DETAIL {table}").first()
     assert detail is not None
@@ -126,7 +148,11 @@ def _files(spark: SparkSession, table: str) -> tuple[int, int]:
 
 def _vacuumed(spark: SparkSession, table: str, hours: float, dry_run: bool) -> int:
     """Delete old files, and return how many; if there are none, nothing is written to the log either."""
-    there = int(spark.sql(f"VACUUM {table} RETAIN {hours:g} HOURS DRY RUN").count())
-    if there and not dry_run:
-        spark.sql(f"VACUUM {table} RETAIN {hours:g} HOURS").collect()
+    longer = hours > RETENTION / timedelta(hours=1)
+    with configured(spark, {_IGNORES_RETAIN: "false"} if longer else {}):
+        paths = [str(row["path"]) for row in spark.sql(f"VACUUM {table} RETAIN {hours:g} HOURS DRY RUN").collect()]
+        # A directory in which no file is old enough is listed too, and would not be deleted, because it is not empty.
+        there = len([path for path in paths if path.endswith(_FILES)])
+        if there and not dry_run:
+            spark.sql(f"VACUUM {table} RETAIN {hours:g} HOURS").collect()
     return there

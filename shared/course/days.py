@@ -72,6 +72,7 @@ DAYS = (
     Day(17, "ci", "CI", week=3, minutes=45),
     Day(18, "cd", "CD", week=3, minutes=45),
     Day(19, "scheduling_data_quality", "Scheduling and data quality", week=3, minutes=65),
+    Day(20, "optimisation", "Optimisation", week=3, minutes=65),
     Day(21, "dashboard_scaffold", "Dashboard scaffold", week=4, minutes=55, spark=False),
     Day(22, "dashboard_connector", "Connector", week=4, minutes=65, spark=False),
     Day(23, "sales_performance", "Sales Performance", week=4, minutes=60, spark=False),

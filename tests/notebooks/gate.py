@@ -21,7 +21,7 @@ from shared.course.refresh import default_settings
 from shared.runtime import kafka, spark
 from shared.settings import CHECKOUT, Settings
 
-BATCH, STREAMING = (*select(1, 9), day(16), day(19)), select(10, 14)
+BATCH, STREAMING = (*select(1, 9), day(16), day(19), day(20)), select(10, 14)
 DELIVERY = (day(15), day(17), day(18))
 DASHBOARD = tuple(one for one in DAYS if not one.spark)
 """Days 21 to 27. No engine is started for them."""

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from generators import generate
-from shared import bronze, catalog, gold, pipeline, quality, silver
+from shared import bronze, catalog, gold, pipeline, quality, silver, tags
 from shared.course import days
 from shared.course.checks import check_day, law_4, verify, week1
+from shared.course.checks.maintenance import BATCH, FILES_READ, GOLD
 from shared.course.checks.week1 import COURSE_DAYS, FIRST_TABLE
+from shared.maintenance import maintain
 from shared.settings import Settings, get_settings
 
 SCHEMAS = "The four schemas exist, each with its comment and its directory"
@@ -63,6 +66,11 @@ RULES = "ops.quality_rules holds every rule, its newest version as it is declare
 ASKED = "AC-004: the rules were asked of every table as it is now, and none of severity fail is broken"
 VERDICTS = "Every verdict in ops.quality_metrics is that of a rule's version in ops.quality_rules, and is there once"
 STOPPED = "A rule has kept gold from being made, ops.run_log says which, and gold was made after all"
+FEWER = "The same answer from fewer files: ZORDER and clustering read less than the unordered files, for both columns"
+RETENTION = "FR-011: no file that was replaced in the last seven days is missing, and no table keeps its files for less"
+LAID_OUT = "FR-011: every table of gold is laid out as it is declared, since its rows changed last"
+TAGGED = "FR-012: every table of bronze, silver and gold has the tags that are declared for it and its columns"
+GONE = "The tables of the experiments are gone"
 AS_OF = "Every order points at the version of its customer that was valid when it was placed"
 
 
@@ -500,6 +508,60 @@ def test_day_19_passes_once_a_rule_has_stopped_gold_and_fails_if_its_tables_were
     assert set(failures_with(spark, 19, [("ops.quality_metrics", again)])) == {VERDICTS}
     cent = "UPDATE {table} SET revenue = revenue + 0.01 WHERE {product}"
     assert failures_with(spark, 19, [("gold.product_performance", cent)]) == {ASKED: "tables that have changed since"}
+
+
+def measured(spark: Any, **read: int) -> None:
+    """Write what the notebook measures: how many of 8 files each layout reads for each filter."""
+    columns = (
+        "layout STRING, filter STRING, files_read BIGINT, files_there BIGINT, orders BIGINT, revenue DECIMAL(18,2)"
+    )
+    rows = [
+        (layout.replace("_", " "), by, files, 8, 5, Decimal("9.99"))
+        for layout, files in read.items()
+        for by in ("first column", "second column")
+    ]
+    spark.createDataFrame(rows, columns).coalesce(1).write.mode("overwrite").saveAsTable(FILES_READ)
+
+
+def test_day_20_passes_after_its_work_and_fails_if_it_was_undone(spark: Any, course_of_nine_days: Settings) -> None:
+    assert {FEWER, TAGGED} <= set(failures(spark, 20))
+    measured(spark, as_it_arrived=8, ZORDER_BY=3, CLUSTER_BY=2)
+    for table in GOLD:
+        path = catalog.table_path(table)
+        write_deltalake(path, DeltaTable(path).to_pyarrow_table().slice(0, 0), mode="append")
+    maintain(spark, GOLD)
+    tags.apply(spark, BATCH)
+    assert failures(spark, 20) == {}
+
+    further = "INSERT INTO {table} SELECT * FROM {table} LIMIT 1"
+    other_revenue = f"UPDATE {FILES_READ} SET revenue = 0 WHERE layout = 'CLUSTER BY' AND filter = 'first column'"
+    spark.sql(f"ALTER TABLE {GOLD[0]} UNSET TBLPROPERTIES ('{tags.PREFIX}domain')")
+    spark.sql(f"ALTER TABLE {GOLD[1]} SET TBLPROPERTIES ('delta.deletedFileRetentionDuration' = 'interval 1 day')")
+    spark.sql("CREATE SCHEMA layout")
+    found = failures_with(spark, 20, [(FILES_READ, other_revenue), (GOLD[2], further)])
+    assert found == {
+        FEWER: "1 filters with different answers",
+        RETENTION: f"{GOLD[1]} keeps its files for interval 1 day",
+        LAID_OUT: f"{GOLD[2]} waits",
+        TAGGED: f"{GOLD[0]} lacks domain",
+        GONE: "the schema layout",
+    }
+    spark.sql("DROP SCHEMA layout")
+    spark.sql(f"ALTER TABLE {GOLD[1]} SET TBLPROPERTIES ('delta.deletedFileRetentionDuration' = 'interval 2 weeks')")
+    measured(spark, as_it_arrived=4, ZORDER_BY=4, CLUSTER_BY=1)
+    with moved(a_replaced_file(catalog.table_path(GOLD[1]))):
+        found = failures(spark, 20)
+    assert found[FEWER] == "2 measurements that read no smaller share of the files"
+    assert found[RETENTION] == f"{GOLD[1]}: 1 files missing"
+    measured(spark, as_it_arrived=4, ZORDER_BY=1)
+    assert failures(spark, 20)[FEWER] == "2 measurements missing"
+
+
+def a_replaced_file(table: Path) -> Path:
+    commits = sorted((table / "_delta_log").glob("*.json"))
+    lines = [line for commit in commits for line in commit.read_text().splitlines()]
+    (*_, last) = (json.loads(line)["remove"]["path"] for line in lines if line.startswith('{"remove"'))
+    return table / str(last)
 
 
 def test_days_5_and_6_fail_without_their_tables(spark: Any, course: Settings) -> None:

@@ -1,4 +1,4 @@
-"""Days 1 to 9, 16 and 19: every stored output equals a run's output, and each day's checks pass after its notebook."""
+"""Days 1 to 9, 16, 19 and 20: every stored output equals a run's output, and each day's checks pass afterwards."""
 
 from __future__ import annotations
 

@@ -15,8 +15,10 @@ from deltalake import write_deltalake
 from filelock import FileLock
 
 from shared import catalog, tags
+from shared.course.aged import aged_copy
 from shared.errors import MaintenanceError
-from shared.maintenance import maintain
+from shared.files_read import files_read, files_there
+from shared.maintenance import maintain, waits_for_layout
 from shared.settings import get_settings
 from shared.tags import Tag
 
@@ -86,6 +88,54 @@ def test_only_files_that_were_replaced_more_than_a_week_ago_are_deleted(standing
     assert [one.deleted for one in maintain(standing, [SHELF])] == [1]
     assert (replaced["week old"].exists(), replaced["yesterday"].exists()) == (False, True)
     assert standing.table(SHELF).collect()[0]["number"] == 2
+
+
+def test_a_longer_retention_keeps_files_longer_and_a_directory_of_young_files_is_no_old_file(standing):
+    path = in_files(standing, "ops.young", 1)
+    standing.sql("ALTER TABLE ops.young SET TBLPROPERTIES ('delta.enableChangeDataFeed' = 'true')")
+    standing.sql("UPDATE ops.young SET number = number + 1 WHERE number < 3")
+    aged_copy(path, catalog.table_path(SHELF), timedelta(days=10))
+    catalog.register_tables(standing)
+    old = len(list(catalog.table_path(SHELF).rglob("*.parquet"))) - files_there(standing, SHELF)
+    assert old == 2  # a file that was replaced, and one of changes
+
+    # Delta would go by the property of the table, whatever is asked for.
+    assert [one.deleted for one in maintain(standing, [SHELF], timedelta(days=30), dry_run=True)] == [0]
+    assert [one.deleted for one in maintain(standing, [SHELF, "ops.young"], dry_run=True)] == [old, 0]
+    version = catalog.version(standing, "ops.young")
+    assert [one.deleted for one in maintain(standing, [SHELF, "ops.young"])] == [old, 0]
+    assert catalog.version(standing, "ops.young") == version
+    assert len(list(catalog.table_path(SHELF).rglob("*.parquet"))) == files_there(standing, SHELF)
+
+
+def test_files_are_counted_as_the_engine_reads_them(standing):
+    path = in_files(standing, SHELF, 4)
+    (answer,), read = files_read(standing.sql(f"SELECT count(number) AS n FROM {SHELF}"))
+    sizes = [file.stat().st_size for file in path.glob("*.parquet")]
+    assert (answer.n, read.files, read.bytes, read.rows) == (32, 4, sum(sizes), 32)
+    assert files_there(standing, SHELF) == 4
+
+    # Each file holds one day that no other does, and its minimum and maximum exclude others.
+    one = files_read(standing.sql(f"SELECT count(number) FROM {SHELF} WHERE order_date = '2026-01-01'"))[1]
+    assert (one.files, one.rows) == (1, 8)
+    none = files_read(standing.sql(f"SELECT count(number) FROM {SHELF} WHERE order_date = '2027-01-01'"))[1]
+    assert (none.files, none.bytes, none.rows) == (0, 0, 0)
+    assert files_read(standing.sql(f"SELECT count(*) FROM {SHELF}"))[1].files == 0  # by the log alone
+
+    # A table that is read twice counts twice, in whatever part of the query.
+    twice = f"SELECT count(*) FROM {SHELF} AS a JOIN {SHELF} AS b USING (number, order_date)"
+    assert files_read(standing.sql(twice))[1].files in (4, 8)  # a scan may be used a second time
+    within = f"SELECT count(number) FROM {SHELF} WHERE number = (SELECT max(number) FROM {SHELF} WHERE number < 3)"
+    assert files_read(standing.sql(within))[1].files >= 4
+
+
+def test_a_table_waits_for_its_layout_until_it_has_it(standing):
+    in_files(standing, SHELF, 1)
+    assert not waits_for_layout(standing, SHELF)
+    in_files(standing, SHELF, 1)
+    assert waits_for_layout(standing, SHELF)
+    maintain(standing, [SHELF])
+    assert not waits_for_layout(standing, SHELF)
 
 
 def test_less_than_a_week_is_refused_before_anything_is_done(standing):

@@ -24,7 +24,7 @@ LAYERS = (
     ("shared.gold",),
     ("shared.streaming",),
     ("shared.quality",),
-    ("shared.pipeline", "shared.check_files", "shared.maintenance", "shared.lineage"),
+    ("shared.pipeline", "shared.check_files", "shared.maintenance", "shared.files_read", "shared.lineage"),
     ("shared.delivery",),
     ("shared.course",),
     ("shared.cli",),

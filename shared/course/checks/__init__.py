@@ -4,6 +4,7 @@
 from shared.course.checks import dashboard as dashboard
 from shared.course.checks import deployment as deployment
 from shared.course.checks import gold as gold
+from shared.course.checks import maintenance as maintenance
 from shared.course.checks import quality as quality
 from shared.course.checks import security as security
 from shared.course.checks import silver as silver
