@@ -549,10 +549,10 @@ def test_day_20_passes_after_its_work_and_fails_if_it_was_undone(spark: Any, cou
     spark.sql("DROP SCHEMA layout")
     spark.sql(f"ALTER TABLE {GOLD[1]} SET TBLPROPERTIES ('delta.deletedFileRetentionDuration' = 'interval 2 weeks')")
     measured(spark, as_it_arrived=4, ZORDER_BY=4, CLUSTER_BY=1)
-    with moved(a_replaced_file(catalog.table_path(GOLD[1]))):
+    with moved(a_replaced_file(catalog.table_path(GOLD[2]))):
         found = failures(spark, 20)
     assert found[FEWER] == "2 measurements that read no smaller share of the files"
-    assert found[RETENTION] == f"{GOLD[1]}: 1 files missing"
+    assert found[RETENTION] == f"{GOLD[2]}: 1 files missing"
     measured(spark, as_it_arrived=4, ZORDER_BY=1)
     assert failures(spark, 20)[FEWER] == "2 measurements missing"
 
