@@ -665,8 +665,9 @@ def course(
     from shared.course.days import select
 
     console = Console(stderr=as_json)
+    days = select(first, through)
     try:
-        result = run(select(first, through), get_settings(scale=scale, seed=seed), console)
+        result = run(days, get_settings(scale=scale, seed=seed), console)
     except KeyboardInterrupt:
         message = "stopped; what is finished stays, and `shopmetrics course --from N` goes on from day N"
         Console(stderr=True, highlight=False).print(message)
@@ -677,7 +678,7 @@ def course(
         print_run(result, console)
     if not result.ok:
         raise typer.Exit(1)
-    if not as_json:
+    if not as_json and any(day.spark for day in days):
         console.print("The engine goes on running for your own queries; `shopmetrics down` ends it.", highlight=False)
 
 

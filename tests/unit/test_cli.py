@@ -288,3 +288,12 @@ def test_a_package_that_a_job_does_not_install_is_named_with_the_extra_that_has_
     said = capsys.readouterr().err
     assert "error: the package pyspark" in said
     assert "shopmetrics[client]" in said
+
+
+@pytest.mark.parametrize(("day", "runs"), [(2, True), (21, False)])
+def test_the_course_says_that_the_engine_runs_on_only_if_a_day_used_one(
+    day: int, runs: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(course_run, "run", lambda *_: CourseRun(Path("home"), Path("copies")))
+    cli.course(first=day, through=day)
+    assert ("The engine goes on running" in capsys.readouterr().out) == runs
