@@ -27,7 +27,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
 from filelock import FileLock
 from pydantic import SecretStr
 
@@ -47,6 +46,7 @@ from shared.runtime.process import (
     log_tail,
     quoted,
     read_record,
+    started,
     stop,
     write_record,
 )
@@ -273,9 +273,7 @@ def _start(settings: Settings, key: str, secret: str, identity: str) -> ServerRe
     if not (data / DATA / "meta.properties").is_file():
         _format(command, properties, settings)
     child = launch([*command, MAIN_CLASS, properties], log_path(settings), cwd=data)
-    record = ServerRecord(
-        "kafka", child.pid, psutil.Process(child.pid).create_time(), port, identity, " ".join(command)
-    )
+    record = ServerRecord("kafka", child.pid, started(child.pid), port, identity, " ".join(command))
     try:
         # If this process is killed before the broker is ready, the next process finds the record and replaces the
         # broker. A broker without a record would keep the data locked.

@@ -11,6 +11,7 @@ import os
 import random
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -23,7 +24,6 @@ from shared.errors import EngineError
 from shared.private import write_private
 
 LOOPBACK = "127.0.0.1"
-_CLOCK_TOLERANCE = 2.0  # seconds; the creation time is derived from the boot time, which is adjusted now and then
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class ServerRecord:
 
     name: str
     pid: int
-    created: float
+    started: float
+    """When the process started, see :func:`started`: a pid is given to another process later on."""
     port: int
     token: str = field(repr=False)
     command: str
@@ -44,7 +45,7 @@ class ServerRecord:
         """Return the running process of this record, or None if it has ended or its pid belongs to another process."""
         try:
             process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.created) < _CLOCK_TOLERANCE
+            same = started(self.pid) == self.started
         except psutil.NoSuchProcess:
             return None
         return process if same and _is_alive(process) else None
@@ -53,6 +54,25 @@ class ServerRecord:
         """Return the resident memory of the process in MiB, 0 if it has ended."""
         process = self.process()
         return process.memory_info().rss / 2**20 if process else 0.0
+
+
+def started(pid: int) -> float:
+    """Return when a process started, in seconds: on Linux since the machine started, elsewhere since 1970.
+
+    On Linux the start since 1970 is calculated with the clock of now. It changes when the clock is set, as after a
+    virtual machine was paused, and a server that runs would not be recognised any more.
+
+    Raises:
+        psutil.NoSuchProcess: if there is no such process.
+    """
+    if sys.platform != "linux":
+        return float(psutil.Process(pid).create_time())
+    try:
+        # Field 22, in clock ticks. The second field, the program's name in brackets, may contain spaces.
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        raise psutil.NoSuchProcess(pid) from None
+    return int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 
 def read_record(path: Path) -> ServerRecord | None:

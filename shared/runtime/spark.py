@@ -41,6 +41,7 @@ from shared.runtime.process import (
     log_tail,
     quoted,
     read_record,
+    started,
     stop,
     write_record,
 )
@@ -342,8 +343,8 @@ def start(settings: Settings, jvm_options: list[str] | None = None) -> ServerRec
     variables = {"PYSPARK_PYTHON": str(python), "TZ": "UTC", **available.profile.variables}
     killed = kill_counter()
     child = launch(command, log, settings.run, variables)
-    created = psutil.Process(child.pid).create_time()
-    record = ServerRecord("engine", child.pid, created, port, token, " ".join(command), killed.path, killed.count)
+    line = " ".join(command)
+    record = ServerRecord("engine", child.pid, started(child.pid), port, token, line, killed.path, killed.count)
     try:
         # If this process is killed before the server is ready, the next one finds the record and replaces the server.
         write_record(record_path(settings), replace(record, token=""))

@@ -11,11 +11,9 @@ import stat
 import time
 from pathlib import Path
 
-import psutil
-
 from shared.runtime import spark as engine
 from shared.runtime.java import find_java
-from shared.runtime.process import LOOPBACK, ServerRecord, choose_port, is_listening, launch, log_tail, stop
+from shared.runtime.process import LOOPBACK, ServerRecord, choose_port, is_listening, launch, log_tail, started, stop
 from shared.settings import Settings, get_settings
 
 
@@ -90,7 +88,7 @@ class Cluster:
         argfile.write_text(argfile.read_text().replace(engine.MAIN_CLASS, main))
         variables = [f"{key}={value}" for key, value in environment.items()]
         child = launch(["env", *variables, *command, *arguments], log, cwd=self.directory)
-        record = ServerRecord(name, child.pid, psutil.Process(child.pid).create_time(), port, "", "")
+        record = ServerRecord(name, child.pid, started(child.pid), port, "", "")
         self.servers.append(record)
         deadline = time.monotonic() + 90
         while not is_listening(port):

@@ -18,7 +18,7 @@ from shared.runtime import doctor
 from shared.runtime import memory as memory_module
 from shared.runtime import spark as engine
 from shared.runtime.memory import LEAST_MB, MB, SMALL_BELOW_MB, Limit, Memory, kill_counter, limit, memory
-from shared.runtime.process import ServerRecord
+from shared.runtime.process import ServerRecord, started
 from shared.settings import CHECKOUT
 
 MACHINE = psutil.virtual_memory().total
@@ -242,11 +242,11 @@ def test_where_nobody_counts_nobody_was_killed(tmp_path):
 def record(tmp_path) -> ServerRecord:
     """The record of an engine that has ended. In its group the system had killed four processes before."""
     ended = subprocess.Popen([sys.executable, "-c", ""])
-    created = psutil.Process(ended.pid).create_time()
+    began = started(ended.pid)
     ended.wait()
     counter = tmp_path / "memory.events"
     counter.write_text("oom_kill 4\n")
-    return ServerRecord("engine", ended.pid, created, 1, "token", "java", str(counter), 4)
+    return ServerRecord("engine", ended.pid, began, 1, "token", "java", str(counter), 4)
 
 
 def test_an_engine_that_was_killed_for_memory_is_an_error_that_says_what_to_set(record, settings, monkeypatch):
@@ -269,5 +269,5 @@ def test_an_engine_whose_heap_was_full_is_an_error_that_says_what_to_set(record,
 def test_an_engine_that_ended_otherwise_or_lives_is_no_such_error(record, settings):
     engine._raise_if_out_of_memory(record, settings)
     Path(record.kills_path).write_text("oom_kill 5\n")
-    alive = psutil.Process()
-    engine._raise_if_out_of_memory(replace(record, pid=os.getpid(), created=alive.create_time()), settings)
+    alive = replace(record, pid=os.getpid(), started=started(os.getpid()))
+    engine._raise_if_out_of_memory(alive, settings)

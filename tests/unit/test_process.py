@@ -28,9 +28,8 @@ def child():
     started.communicate()
 
 
-def record_of(pid: int, created: float | None = None) -> ServerRecord:
-    created = psutil.Process(pid).create_time() if created is None else created
-    return ServerRecord("engine", pid, created, 1, "token", "command")
+def record_of(pid: int, started: float | None = None) -> ServerRecord:
+    return ServerRecord("engine", pid, process.started(pid) if started is None else started, 1, "token", "command")
 
 
 def test_a_record_survives_the_disk_and_is_private(tmp_path, child):
@@ -54,10 +53,20 @@ def test_a_torn_record_counts_as_none(tmp_path, text):
 
 
 def test_a_pid_that_now_belongs_to_somebody_else_is_never_ended(child):
-    somebody_else = record_of(child.pid, created=psutil.Process(child.pid).create_time() - 3600)
+    somebody_else = record_of(child.pid, started=process.started(child.pid) - 3600)
     assert somebody_else.process() is None
     assert process.stop(somebody_else) is False
     assert child.poll() is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system keeps the time at which a process started")
+def test_a_process_is_recognised_after_the_clock_was_set(child, monkeypatch):
+    record, before = record_of(child.pid), psutil.Process(child.pid).create_time()
+    # As after a pause of a virtual machine. psutil calculates with the time at which the machine started.
+    shifted = psutil.boot_time() + 60
+    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: shifted)
+    assert psutil.Process(child.pid).create_time() - before > 50
+    assert record.process() is not None
 
 
 def test_stop_ends_the_process_and_its_children(child):
