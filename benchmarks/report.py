@@ -245,6 +245,30 @@ of them, so together they hold less than the sum.
 """
 
 
+def dashboard_section(figures: dict[str, Any]) -> str:
+    """Part (f)."""
+    rows = []
+    for size, pages in figures.items():
+        name = f"{int(size):,}" if int(size) else "snapshot"
+        for page, seen in pages.items():
+            if isinstance(seen, dict):
+                shown = [f"{seen[key]:.2f}" if key in seen else "" for key in ("cold", "filter", "cpu")]
+                rows.append([f"{name}: {page}", *shown])
+    memory = ", ".join(
+        f"{f'{int(size):,} orders' if int(size) else 'the snapshot'} {pages['resident MB']:,.0f} MB"
+        for size, pages in figures.items()
+    )
+    return f"""## The dashboard's pages
+
+Each page run by Streamlit's AppTest, without a browser, on a lakehouse of so many orders. Cold is the first view of the
+page in a process; a change of a filter is the median of three. The overview's row includes Python's imports.
+
+{table(["orders: page", "cold, s", "a filter, s", "CPU of the cold page, s"], rows)}
+
+Resident memory of the process that has drawn all pages: {memory}.
+"""
+
+
 def stand(document: str) -> dict[str, str]:
     """Return the sections of a document by heading, in the order of the document."""
     sections = document.split("\n## ")[1:]
@@ -260,6 +284,7 @@ class Part(StrEnum):
     generation = "generation"
     streaming = "streaming"
     soak = "soak"
+    dashboard = "dashboard"
 
 
 def main(
@@ -299,7 +324,11 @@ def main(
     def steady() -> str:
         return soak_section(run(console, "streaming", "--soak", f"{soak * 60:g}", "--rate", "200"))
 
-    measures = dict(zip(Part, (course, notebooks, batch, generation, streaming, steady), strict=True))
+    def dashboard() -> str:
+        return dashboard_section(run(console, "dashboard"))
+
+    parts = (course, notebooks, batch, generation, streaming, steady, dashboard)
+    measures = dict(zip(Part, parts, strict=True))
     sections = stand(DOCUMENT.read_text(encoding="utf-8")) if part else {}
     for one in Part:
         if part and one not in part:
