@@ -94,6 +94,7 @@ def declared(*schemas: str) -> dict[str, set[str]]:
 BATCH = {target: sources for target, sources in declared("silver", "gold").items() if target not in MADE_FROM}
 
 
+@pytest.mark.slow
 def test_every_table_that_a_turn_asks_for_is_declared_and_logged_and_edges_are_kept_once(
     spark, shop: Shop, asked: Asked
 ) -> None:

@@ -16,6 +16,7 @@ SALES, LTV, RANKS = (one.target for one in sorted(gold.TABLES.declared(), key=la
 GOLD = (SALES, LTV, RANKS)
 
 
+@pytest.mark.slow
 def test_a_changed_table_of_silver_or_gold_is_made_again_and_says_why(spark, shop: Shop, monkeypatch):
     def run() -> dict[str, layer.TableRun]:
         return shop.run() | {one.table_name: one for one in gold.run(spark, settings=shop.home)}

@@ -134,6 +134,7 @@ def held(table: str) -> list[str]:
     return sorted(map(repr, lake.read(catalog.table_path(table)).to_pylist()))
 
 
+@pytest.mark.slow
 def test_starting_over_gives_the_same_again_and_the_days_after_a_stray_message_fail(
     spark: SparkSession, day: Cluster
 ) -> None:

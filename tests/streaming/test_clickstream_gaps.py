@@ -188,6 +188,7 @@ def test_an_identifier_that_nobody_can_see_is_none(spark):
     assert rows[1]["reason"] == "event_id = : expected a value"
 
 
+@pytest.mark.slow
 def test_a_table_of_the_clickstream_that_somebody_changed_is_put_right(traffic: Traffic):
     spark = traffic.spark
     traffic.send(event("a", 0), event("b", 1))
