@@ -63,7 +63,7 @@ def commit_info(log: Path, version: int) -> dict[str, Any] | None:
 
 
 def data_files(log: Path) -> list[Path]:
-    """Return the data files of a table's newest version, for who reads a small table without an engine.
+    """Return the data files of a table's newest version, for callers that read a small table without an engine.
 
     The table must have no deletion vectors, as those of ``ops`` have none.
     """

@@ -26,7 +26,7 @@ _LOOKS = {
     _LOG: {"color": "#d55e00", "width": 2, "dash": "dash"},
     _DECLARED: {"color": "#818b98", "width": 1.5, "dash": "dot"},
 }
-"""Told apart by their dashes too, for who sees no colours."""
+"""The lines differ in their dashes too, for readers who cannot see the colours."""
 
 _HALF_WIDTH, _HALF_HEIGHT = 0.36, 0.27
 """Of a box, where columns and rows are 1 apart."""

@@ -111,8 +111,8 @@ def failures_by_rule(spark: SparkSession) -> dict[tuple[str, str], int]:
 
 def _runs_that_made_it(spark: SparkSession) -> DataFrame:
     good: DataFrame = spark.table(RUN_LOG).where("status = 'succeeded'")
-    anew = F.when(F.get("reads", F.lit(0))["from_version"].isNull(), F.col("started_at"))
-    since = good.groupBy("table_name").agg(F.max(anew).alias("since"))
+    rebuilt_at = F.when(F.get("reads", F.lit(0))["from_version"].isNull(), F.col("started_at"))
+    since = good.groupBy("table_name").agg(F.max(rebuilt_at).alias("since"))
     return good.join(since, "table_name").where("started_at >= since")
 
 
