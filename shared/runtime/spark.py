@@ -60,6 +60,13 @@ DEFAULT_CONNECT_PORT = 15002
 LOCAL_RETRIES = 4
 """The client tries again after 50, 200, 800 and 3,200 ms."""
 
+TOKEN = "SPARK_CONNECT_AUTHENTICATE_TOKEN"
+"""The variable that gives the server its token.
+
+The token is no Spark setting: Spark copies every setting into the Hadoop configuration of each query, broadcasts it,
+and writes the broadcast into a file when memory is short. ``SET`` shows settings too.
+"""
+
 MAIN_CLASS = "org.apache.spark.sql.connect.service.SparkConnectServer"
 
 # Spark reaches into these packages; the list is the one that Spark's own launcher passes (JavaModuleOptions).
@@ -231,7 +238,8 @@ def java_command(
 ) -> list[str]:
     """Return the command that starts the server; its options go to a private file.
 
-    They are not on the command line, because they contain the token and every user of a machine can list its processes.
+    They are not on the command line, because every user of a machine can list its processes, and a setting that a
+    learner adds may be a secret.
     """
     options = [*java_options(settings, java, jars), *extra]
     options += [*(f"-D{key}={value}" for key, value in conf.items()), MAIN_CLASS]
@@ -328,7 +336,6 @@ def start(settings: Settings, jvm_options: list[str] | None = None) -> ServerRec
     private_directory(scratch(settings))
     conf = spark_conf(settings) | {
         "spark.connect.grpc.binding.port": str(port),
-        "spark.connect.authenticate.token": token,
         "java.io.tmpdir": str(scratch(settings)),
     }
     jars = class_path(settings)  # once: it reads every listed jar to verify it
@@ -340,7 +347,7 @@ def start(settings: Settings, jvm_options: list[str] | None = None) -> ServerRec
     # The engine's Python code, such as the steps of a stream, runs with this Python. Rows reach it in its local time;
     # in UTC no hour of the autumn occurs twice.
     python = write_launcher(settings.run / "python")
-    variables = {"PYSPARK_PYTHON": str(python), "TZ": "UTC", **available.profile.variables}
+    variables = {"PYSPARK_PYTHON": str(python), "TZ": "UTC", TOKEN: token, **available.profile.variables}
     killed = kill_counter()
     child = launch(command, log, settings.run, variables)
     line = " ".join(command)

@@ -55,7 +55,6 @@ class Cluster:
             "spark.executor.cores": "1",
             "spark.connect.grpc.binding.address": LOOPBACK,
             "spark.connect.grpc.binding.port": str(connect),
-            "spark.connect.authenticate.token": token,
             "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
             "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
             "spark.sql.catalogImplementation": "in-memory",
@@ -64,7 +63,7 @@ class Cluster:
             "spark.databricks.delta.snapshotPartitions": "2",
             **get_settings().spark_options,
         }
-        self._launch(engine.MAIN_CLASS, [], environment, connect, conf)
+        self._launch(engine.MAIN_CLASS, [], environment | {engine.TOKEN: token}, connect, conf)
         return f"sc://localhost:{connect}/;token={token}"
 
     def stop(self) -> None:

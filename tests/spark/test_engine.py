@@ -106,6 +106,15 @@ def test_nobody_gets_in_without_the_token(home):
                if connection.status == psutil.CONN_LISTEN)  # fmt: skip
 
 
+def test_the_token_is_no_setting_which_every_query_would_broadcast_and_a_full_memory_would_write_to_disk(home):
+    session, record = engine.connect(home), engine.running(home)
+    assert record
+    shown = {row.key: row.value for row in session.sql("SET").collect()}
+    assert len(shown) > 20
+    assert record.token not in "".join(shown.values())
+    assert record.token not in (home.run / "engine.args").read_text()
+
+
 def test_a_process_may_hold_sessions_to_the_engines_of_two_homes(spark, home):
     other = engine.connect(home)
     other.sql("CREATE TABLE ops.only_there AS SELECT 1 AS id")

@@ -80,7 +80,7 @@ def test_no_log_and_no_file_but_the_private_ones_holds_a_secret(traffic, tmp_pat
     assert f"is starting with url sc://localhost:{record.port}/;user_id=;token={MASK}" in log
     files = [path for path in get_settings().home.rglob("*") if path.is_file()]
     for secret, private in (
-        (record.token, {"engine.json", "engine.args"}),
+        (record.token, {"engine.json"}),
         (traffic.cluster.secret.get_secret_value(), {"secrets.toml", "kafka.properties"}),
     ):
         holders = {path.name for path in files if path.exists() and secret.encode() in path.read_bytes()}

@@ -64,10 +64,10 @@ def test_without_any_java_everything_that_was_looked_at_is_listed(settings, tmp_
         java.find_java(settings)
 
 
-def test_the_token_is_in_a_private_file_and_not_on_the_command_line(settings, tmp_path):
+def test_the_settings_are_in_a_private_file_and_not_on_the_command_line(settings, tmp_path):
     """Every user of a machine can list its processes and their arguments."""
-    argfile, conf = tmp_path / "engine.args", {"spark.connect.authenticate.token": "hunter2"}
+    argfile, conf = tmp_path / "engine.args", {"spark.hadoop.fs.s3a.secret.key": "hunter2"}
     command = engine.java_command(settings, java.find_java(settings), [Path("a.jar")], conf, [], argfile)
     assert command[1:] == [f"@{argfile}"]
-    assert "-Dspark.connect.authenticate.token=hunter2" in argfile.read_text()
+    assert "-Dspark.hadoop.fs.s3a.secret.key=hunter2" in argfile.read_text()
     assert stat.S_IMODE(argfile.stat().st_mode) == 0o600
