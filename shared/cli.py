@@ -897,13 +897,15 @@ def bundle_run(
 
 @bundle_app.command("rehearse", epilog="Example: `shopmetrics bundle rehearse --approve`")
 def bundle_rehearse(
-    approve: Annotated[bool, typer.Option("--approve", help="Deploy behind the environment gate, too.")] = False,
+    approve: Annotated[
+        bool, typer.Option("--approve", help="Approve the deployment that waits: it continues behind the gate.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Deploy to dev and then to prod as `cd.yml` does, into a directory of this home instead of a workspace."""
-    from shared.delivery.rehearsal import rehearse
+    """Deploy to dev as `cd.yml` does, into a directory of this home instead of a workspace; prod waits for approval."""
+    from shared.delivery import rehearsal
 
-    done = rehearse(approve, quiet=as_json)
+    done = rehearsal.approve() if approve else rehearsal.rehearse(quiet=as_json)
     if as_json:
         _print_json([asdict(one) for one in done])
     for one in [] if as_json else done:

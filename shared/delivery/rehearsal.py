@@ -12,7 +12,7 @@ import json
 import shutil
 import subprocess
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -68,7 +68,6 @@ def stages(content: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def rehearse(
-    approved: bool = False,
     root: Path = CHECKOUT,
     settings: Settings | None = None,
     tell: Callable[[Deployment], None] | None = None,
@@ -76,8 +75,10 @@ def rehearse(
 ) -> list[Deployment]:
     """Deploy to the targets of ``cd.yml`` in their order, and run the nightly job on targets that need no other target.
 
+    A target that needs another one is behind a gate: what it is to get is kept, and :func:`approve` deploys it. A
+    deployment that still waits is replaced.
+
     Args:
-        approved: also deploy to the targets behind a gate; without it they wait.
         root: the checkout that is deployed.
         settings: the home; defaults to this process's settings.
         tell: called with each target as it ends.
@@ -90,31 +91,56 @@ def rehearse(
     content = workflows.read(workflows.CD, root)
     wheel = build_wheel(root)
     version = hashlib.sha256(wheel.read_bytes()).hexdigest()[:12]
+    shutil.rmtree(_waiting(settings), ignore_errors=True)
     done: dict[str, Deployment] = {}
     for target, needed in stages(content).items():
-        if stopped := [one for one in needed if done[one].state != "deployed"]:
+        if stopped := [one for one in needed if done[one].state in ("failed", "left out")]:
             done[target] = Deployment(target, "left out", reason=f"{', '.join(stopped)} is not deployed")
-        elif needed and not approved:
-            done[target] = Deployment(
-                target, "waiting for approval", reason=f"the environment {target} asks for a reviewer"
-            )
+        elif needed:
+            done[target] = _deploy(target, root, wheel, version, _waiting(settings) / target)
+            if done[target].state == "deployed":
+                reason = f"the environment {target} asks for a reviewer"
+                done[target] = Deployment(target, "waiting for approval", version, reason)
         else:
-            done[target] = _deploy(target, root, wheel, version, settings, runs_smoke=not needed, quiet=quiet)
+            done[target] = _deploy(target, root, wheel, version, place(target, settings), runs_smoke=True, quiet=quiet)
         if tell:
             tell(done[target])
-    records.keep("deployment", [asdict(one) for one in done.values()], settings)
+    _keep(done.values(), settings)
     return list(done.values())
 
 
+def approve(settings: Settings | None = None, tell: Callable[[Deployment], None] | None = None) -> list[Deployment]:
+    """Deploy to the targets that wait for approval what the last rehearsal kept for them, and return all targets.
+
+    Nothing is built, and no other target is deployed again: an approval continues a run of the workflow.
+
+    Raises:
+        BundleError: if nothing waits.
+    """
+    settings = settings or get_settings()
+    done = [Deployment(**one) for one in records.last("deployment", settings)]
+    if not any(one.state == "waiting for approval" for one in done):
+        raise BundleError("No deployment waits for approval.", "run `shopmetrics bundle rehearse` first")
+    for number, one in enumerate(done):
+        if one.state == "waiting for approval":
+            shutil.rmtree(place(one.target, settings), ignore_errors=True)
+            shutil.copytree(_waiting(settings) / one.target, place(one.target, settings))
+            done[number] = Deployment(one.target, "deployed", one.version)
+            if tell:
+                tell(done[number])
+    _keep(done, settings)
+    shutil.rmtree(_waiting(settings))
+    return done
+
+
 def _deploy(
-    target: str, root: Path, wheel: Path, version: str, settings: Settings, runs_smoke: bool, quiet: bool
+    target: str, root: Path, wheel: Path, version: str, folder: Path, runs_smoke: bool = False, quiet: bool = True
 ) -> Deployment:
     try:
         found = bundle.read(target, root)
         bundle.require_sound(found)
     except BundleError as error:
         return Deployment(target, "failed", version, error.problem)
-    folder = place(target, settings)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     (folder / "resources.json").write_text(json.dumps(found.resources, indent=2), encoding="utf-8")
@@ -125,6 +151,14 @@ def _deploy(
         if failed := [one.task_key for one in runs if one.state == "failed"]:
             return Deployment(target, "failed", version, f"the job {SMOKE} failed at {', '.join(failed)}")
     return Deployment(target, "deployed", version)
+
+
+def _keep(done: Iterable[Deployment], settings: Settings) -> None:
+    records.keep("deployment", [asdict(one) for one in done], settings)
+
+
+def _waiting(settings: Settings) -> Path:
+    return settings.delivery / "waiting"
 
 
 def place(target: str, settings: Settings | None = None) -> Path:

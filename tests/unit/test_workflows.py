@@ -327,25 +327,47 @@ def smoke(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
     return state
 
 
-@pytest.mark.parametrize(
-    ("job", "approved", "expected"),
-    [
-        ("succeeded", True, ["deployed", "deployed"]),
-        ("succeeded", False, ["deployed", "waiting for approval"]),
-        ("failed", True, ["failed", "left out"]),
-    ],
-)
-def test_prod_is_deployed_to_only_after_dev_and_an_approval(
-    smoke: list[Any], job: str, approved: bool, expected: list[str]
-) -> None:
+def by_target(done: list[rehearsal.Deployment]) -> dict[str, str]:
+    return {one.target: one.state for one in done}
+
+
+def test_prod_is_deployed_to_only_after_dev_and_an_approval(smoke: list[Any]) -> None:
     _, home, record = smoke
-    smoke[0] = job
-    done = rehearsal.rehearse(approved, settings=home)
-    assert [(one.target, one.state) for one in done] == list(zip(("dev", "prod"), expected, strict=True))
-    assert [one["state"] for one in record()] == expected
-    assert (home.home / "delivery" / "workspace" / "prod").exists() is (expected[1] == "deployed")
+    prod = rehearsal.place("prod", home)
+    assert by_target(rehearsal.rehearse(settings=home)) == {"dev": "deployed", "prod": "waiting for approval"}
+    assert not prod.exists()
+    assert [one["state"] for one in record()] == ["deployed", "waiting for approval"]
+    smoke[0] = "the nightly job must not run again"
+    assert by_target(rehearsal.approve(home)) == {"dev": "deployed", "prod": "deployed"}
+    assert (prod / "wheel" / "shared" / "__init__.py").is_file()
+    assert "prod" in (prod / "resources.json").read_text()
+    assert [one["state"] for one in record()] == ["deployed", "deployed"]
+
+
+def test_nothing_can_be_approved_if_dev_failed_or_if_all_is_deployed(smoke: list[Any]) -> None:
+    _, home, record = smoke
+    with pytest.raises(BundleError, match="no record"):
+        rehearsal.approve(home)
+    rehearsal.rehearse(settings=home)
+    smoke[0] = "failed"
+    assert by_target(rehearsal.rehearse(settings=home)) == {"dev": "failed", "prod": "left out"}
+    with pytest.raises(BundleError, match="No deployment waits"):
+        rehearsal.approve(home)
+    assert [one["state"] for one in record()] == ["failed", "left out"]
+    assert not rehearsal.place("prod", home).exists(), "what waited before is not deployed either"
+
+
+def test_an_approval_that_was_killed_can_be_repeated(smoke: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    home = smoke[1]
+    rehearsal.rehearse(settings=home)
+    with monkeypatch.context() as killed:
+        killed.setattr(rehearsal, "_keep", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            rehearsal.approve(home)
+    assert by_target(rehearsal.approve(home)) == {"dev": "deployed", "prod": "deployed"}
 
 
 def test_the_same_wheel_goes_to_every_target(smoke: list[Any]) -> None:
-    first, second = rehearsal.rehearse(True, settings=smoke[1])
+    rehearsal.rehearse(settings=smoke[1])
+    first, second = rehearsal.approve(smoke[1])
     assert first.version == second.version != ""
