@@ -325,6 +325,18 @@ def last_change(spark: SparkSession, table: str) -> Commit | None:
     return None
 
 
+def first_commit_at(spark: SparkSession, table: str) -> datetime | None:
+    """Return when a table's first commit was made; None if its log is not on this machine, or no longer has it.
+
+    Raises:
+        CatalogError: if there is no such table.
+    """
+    _require(spark, table)
+    log = _log(spark, table)
+    commit = delta_log.commit_info(log, 0) if log else None
+    return datetime.fromtimestamp(commit["timestamp"] / 1000, UTC) if commit and "timestamp" in commit else None
+
+
 def undone(spark: SparkSession, table: str) -> tuple[Commit, int] | None:
     """Find the commit by which an append-only table lost or changed rows.
 

@@ -72,13 +72,14 @@ def test_only_files_that_were_replaced_more_than_a_week_ago_are_deleted(standing
     path = in_files(standing, SHELF, 1)
     replaced = {"week old": next(path.glob("*.parquet"))}
     write_deltalake(path, pa.table({"order_date": ["2026-02-01"], "number": [1]}), mode="overwrite")
-    entry = path / "_delta_log" / f"{1:020}.json"
     long_ago = time.time() - timedelta(days=8).total_seconds()
-    actions = [json.loads(line) for line in entry.read_text().splitlines()]
-    for action in actions:
-        if "remove" in action:
-            action["remove"]["deletionTimestamp"] = int(long_ago * 1000)
-    entry.write_text("".join(json.dumps(action) + "\n" for action in actions))
+    for version, kind, name in ((0, "commitInfo", "timestamp"), (1, "remove", "deletionTimestamp")):
+        entry = path / "_delta_log" / f"{version:020}.json"
+        actions = [json.loads(line) for line in entry.read_text().splitlines()]
+        for action in actions:
+            if kind in action:
+                action[kind][name] = int(long_ago * 1000)
+        entry.write_text("".join(json.dumps(action) + "\n" for action in actions))
     os.utime(replaced["week old"], (long_ago, long_ago))
     replaced["yesterday"] = next(one for one in path.glob("*.parquet") if one != replaced["week old"])
     write_deltalake(path, pa.table({"order_date": ["2026-02-02"], "number": [2]}), mode="overwrite")
