@@ -133,7 +133,9 @@ def test_a_rule_counts_or_sets_aside_or_stops_as_its_word_says(shop):
     assert [row.customer_id for row in shop.rows(f"SELECT customer_id FROM {DIMENSION} ORDER BY 1")] == ["C-1", "C-2"]
     (aside,) = shop.rows("SELECT * FROM silver.quarantine")
     assert aside.reason == "country = Atlantis: expected dry land"
-    assert json.loads(aside.row_json)["customer_id"] == "C-3"
+    held = json.loads(aside.row_json)
+    assert (held["customer_id"], held["country"]) == ("C-3", "Atlantis"), "the whole row, to be corrected"
+    assert list(held) == [column.name for column in SOURCES["customers"].columns] + ["_malformed"]
 
     before, versions = shop.contents(), shop.versions()
     rules[1] = {"name": "country_is_above_water", "expect_or_fail": "country <> 'Atlantis'", "limit": "dry land"}
