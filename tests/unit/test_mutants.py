@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from mutants.run import Copy, Report, chosen, main, tried
 
-from shared.course.mutants import Mutant, MutantError, declared, judged
+from shared.course.mutants import Mutant, MutantError, covered, declared, judged
 from shared.settings import CHECKOUT
 
 MUTANTS = declared()
@@ -35,6 +35,18 @@ def test_a_mutant_fits_the_sources_and_names_tests_that_are_there(mutant: Mutant
         assert re.search(rf"^def {re.escape(name.partition('[')[0])}\(", (CHECKOUT / file).read_text(), re.MULTILINE), (
             test
         )
+
+
+def half_or_all(number: int) -> str:
+    if number < 0:
+        return "below"
+    shown = str(number)
+    return shown
+
+
+@pytest.mark.parametrize(("numbers", "share"), [((-1,), 0.5), ((1,), 0.75), ((-1, 1), 1.0), ((), 0.0)])
+def test_coverage_is_the_share_of_a_functions_lines_that_ran(numbers: tuple[int, ...], share: float):
+    assert covered(half_or_all, lambda: [half_or_all(one) for one in numbers]) == share
 
 
 # A small project and its mutants. There are few runs, because each run of pytest takes a second or two.
