@@ -118,8 +118,7 @@ def _maintained(
     if layout and not dry_run:
         names = ", ".join(f"`{name}`" for name in columns)
         spark.sql(f"OPTIMIZE {table}" + (f" ZORDER BY ({names})" if columns else "")).collect()
-    hours = retention / timedelta(hours=1)
-    deleted = _vacuumed(spark, table, hours, dry_run)
+    deleted = _vacuumed(spark, table, retention, dry_run)
     files_after, size_after = _files(spark, table) if layout and not dry_run else (files, size)
     return Maintained(table, layout, files, files_after, size, size_after, deleted)
 
@@ -146,13 +145,13 @@ def _files(spark: SparkSession, table: str) -> tuple[int, int]:
     return int(detail["numFiles"]), int(detail["sizeInBytes"])
 
 
-def _vacuumed(spark: SparkSession, table: str, hours: float, dry_run: bool) -> int:
+def _vacuumed(spark: SparkSession, table: str, retention: timedelta, dry_run: bool) -> int:
     """Delete old files, and return how many; if there are none, nothing is written to the log either."""
     # VACUUM lists every file, also of a table that is younger than the retention and so has no old file.
     first = catalog.first_commit_at(spark, table)
-    if first and datetime.now(UTC) - first < timedelta(hours=hours):
+    if first and datetime.now(UTC) - first < retention:
         return 0
-    longer = hours > RETENTION / timedelta(hours=1)
+    hours, longer = retention / timedelta(hours=1), retention > RETENTION
     with configured(spark, {_IGNORES_RETAIN: "false"} if longer else {}):
         paths = [str(row["path"]) for row in spark.sql(f"VACUUM {table} RETAIN {hours:g} HOURS DRY RUN").collect()]
         # A directory in which no file is old enough is listed too, and would not be deleted, because it is not empty.

@@ -144,11 +144,12 @@ def covered(function: FunctionType, run: Callable[[], object]) -> float:
     """
     import coverage
 
+    code = function.__code__
     # Without the settings of the project, whose own measurement is of other files.
-    seen = coverage.Coverage(include=[function.__code__.co_filename], data_file=None, config_file=False)
+    seen = coverage.Coverage(include=[code.co_filename], data_file=None, config_file=False)
     with seen.collect():
         run()
-    _, statements, _, missing, _ = seen.analysis2(function.__code__.co_filename)
-    body = {line for *_, line in function.__code__.co_lines() if line} - {function.__code__.co_firstlineno}
+    _, statements, _, missing, _ = seen.analysis2(code.co_filename)
+    body = {line for *_, line in code.co_lines() if line} - {code.co_firstlineno}
     lines = body & set(statements)
     return len(lines - set(missing)) / len(lines)

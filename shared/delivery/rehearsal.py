@@ -12,7 +12,7 @@ import json
 import shutil
 import subprocess
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -70,7 +70,6 @@ def stages(content: Mapping[str, Any]) -> dict[str, list[str]]:
 def rehearse(
     root: Path = CHECKOUT,
     settings: Settings | None = None,
-    tell: Callable[[Deployment], None] | None = None,
     quiet: bool = False,
 ) -> list[Deployment]:
     """Deploy to the targets of ``cd.yml`` in their order, and run the nightly job on targets that need no other target.
@@ -81,7 +80,6 @@ def rehearse(
     Args:
         root: the checkout that is deployed.
         settings: the home; defaults to this process's settings.
-        tell: called with each target as it ends.
         quiet: do not show the tasks' output.
 
     Raises:
@@ -91,25 +89,20 @@ def rehearse(
     content = workflows.read(workflows.CD, root)
     wheel = build_wheel(root)
     version = hashlib.sha256(wheel.read_bytes()).hexdigest()[:12]
+    # If this run is killed, nothing can be approved: the record says so before what waited is removed.
+    _keep((), settings)
     shutil.rmtree(_waiting(settings), ignore_errors=True)
     done: dict[str, Deployment] = {}
     for target, needed in stages(content).items():
         if stopped := [one for one in needed if done[one].state in ("failed", "left out")]:
             done[target] = Deployment(target, "left out", reason=f"{', '.join(stopped)} is not deployed")
-        elif needed:
-            done[target] = _deploy(target, root, wheel, version, _waiting(settings) / target)
-            if done[target].state == "deployed":
-                reason = f"the environment {target} asks for a reviewer"
-                done[target] = Deployment(target, "waiting for approval", version, reason)
         else:
-            done[target] = _deploy(target, root, wheel, version, place(target, settings), runs_smoke=True, quiet=quiet)
-        if tell:
-            tell(done[target])
+            done[target] = _deploy(target, root, wheel, version, settings, is_gated=bool(needed), quiet=quiet)
     _keep(done.values(), settings)
     return list(done.values())
 
 
-def approve(settings: Settings | None = None, tell: Callable[[Deployment], None] | None = None) -> list[Deployment]:
+def approve(settings: Settings | None = None) -> list[Deployment]:
     """Deploy to the targets that wait for approval what the last rehearsal kept for them, and return all targets.
 
     Nothing is built, and no other target is deployed again: an approval continues a run of the workflow.
@@ -126,30 +119,30 @@ def approve(settings: Settings | None = None, tell: Callable[[Deployment], None]
             shutil.rmtree(place(one.target, settings), ignore_errors=True)
             shutil.copytree(_waiting(settings) / one.target, place(one.target, settings))
             done[number] = Deployment(one.target, "deployed", one.version)
-            if tell:
-                tell(done[number])
     _keep(done, settings)
     shutil.rmtree(_waiting(settings))
     return done
 
 
 def _deploy(
-    target: str, root: Path, wheel: Path, version: str, folder: Path, runs_smoke: bool = False, quiet: bool = True
+    target: str, root: Path, wheel: Path, version: str, settings: Settings, is_gated: bool, quiet: bool
 ) -> Deployment:
     try:
         found = bundle.read(target, root)
         bundle.require_sound(found)
     except BundleError as error:
         return Deployment(target, "failed", version, error.problem)
+    folder = _waiting(settings) / target if is_gated else place(target, settings)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     (folder / "resources.json").write_text(json.dumps(found.resources, indent=2), encoding="utf-8")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder / "wheel")
-    if runs_smoke:
-        runs = jobs.run(found, SMOKE, code=folder / "wheel", quiet=quiet)
-        if failed := [one.task_key for one in runs if one.state == "failed"]:
-            return Deployment(target, "failed", version, f"the job {SMOKE} failed at {', '.join(failed)}")
+    if is_gated:
+        return Deployment(target, "waiting for approval", version, f"the environment {target} asks for a reviewer")
+    runs = jobs.run(found, SMOKE, code=folder / "wheel", quiet=quiet)
+    if failed := [one.task_key for one in runs if one.state == "failed"]:
+        return Deployment(target, "failed", version, f"the job {SMOKE} failed at {', '.join(failed)}")
     return Deployment(target, "deployed", version)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -69,18 +67,13 @@ def test_small_files_are_put_together_once_and_no_row_changes(standing):
 
 
 def test_only_files_that_were_replaced_more_than_a_week_ago_are_deleted(standing):
-    path = in_files(standing, SHELF, 1)
-    replaced = {"week old": next(path.glob("*.parquet"))}
-    write_deltalake(path, pa.table({"order_date": ["2026-02-01"], "number": [1]}), mode="overwrite")
-    long_ago = time.time() - timedelta(days=8).total_seconds()
-    for version, kind, name in ((0, "commitInfo", "timestamp"), (1, "remove", "deletionTimestamp")):
-        entry = path / "_delta_log" / f"{version:020}.json"
-        actions = [json.loads(line) for line in entry.read_text().splitlines()]
-        for action in actions:
-            if kind in action:
-                action[kind][name] = int(long_ago * 1000)
-        entry.write_text("".join(json.dumps(action) + "\n" for action in actions))
-    os.utime(replaced["week old"], (long_ago, long_ago))
+    young = in_files(standing, "ops.young", 1)
+    name = next(young.glob("*.parquet")).name
+    write_deltalake(young, pa.table({"order_date": ["2026-02-01"], "number": [1]}), mode="overwrite")
+    path = catalog.table_path(SHELF)
+    aged_copy(young, path, timedelta(days=8))
+    catalog.register_tables(standing)
+    replaced = {"week old": path / name}
     replaced["yesterday"] = next(one for one in path.glob("*.parquet") if one != replaced["week old"])
     write_deltalake(path, pa.table({"order_date": ["2026-02-02"], "number": [2]}), mode="overwrite")
 

@@ -337,7 +337,7 @@ def test_prod_is_deployed_to_only_after_dev_and_an_approval(smoke: list[Any]) ->
     assert by_target(rehearsal.rehearse(settings=home)) == {"dev": "deployed", "prod": "waiting for approval"}
     assert not prod.exists()
     assert [one["state"] for one in record()] == ["deployed", "waiting for approval"]
-    smoke[0] = "the nightly job must not run again"
+    smoke[0] = "failed"  # if the nightly job ran again, this would be the state of dev
     assert by_target(rehearsal.approve(home)) == {"dev": "deployed", "prod": "deployed"}
     assert (prod / "wheel" / "shared" / "__init__.py").is_file()
     assert "prod" in (prod / "resources.json").read_text()
@@ -365,6 +365,22 @@ def test_an_approval_that_was_killed_can_be_repeated(smoke: list[Any], monkeypat
         with pytest.raises(KeyboardInterrupt):
             rehearsal.approve(home)
     assert by_target(rehearsal.approve(home)) == {"dev": "deployed", "prod": "deployed"}
+
+
+def test_nothing_can_be_approved_after_a_rehearsal_that_was_killed(
+    smoke: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = smoke[1]
+    rehearsal.rehearse(settings=home)
+    rehearsal.approve(home)
+    rehearsal.rehearse(settings=home)
+    with monkeypatch.context() as killed:
+        killed.setattr(rehearsal, "_deploy", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            rehearsal.rehearse(settings=home)
+    with pytest.raises(BundleError, match="No deployment waits"):
+        rehearsal.approve(home)
+    assert (rehearsal.place("prod", home) / "resources.json").is_file(), "what was deployed before stays"
 
 
 def test_the_same_wheel_goes_to_every_target(smoke: list[Any]) -> None:
